@@ -1,0 +1,183 @@
+//! The contract.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chat_protocol::Partition;
+
+use crate::Subject;
+
+/// Position of a record in the log. Grows along a partition, with gaps: other partitions may share the numbers. 0 is
+/// "nothing yet".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+/// Revision of a key: grows with every write to it. 0 is "the key does not exist".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+/// A record in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// Its position.
+    pub sequence: Sequence,
+    /// The bytes appended.
+    pub payload: Bytes,
+}
+
+/// A key's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// For the next compare-and-set.
+    pub revision: Revision,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// What came of an append that was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The partition's last sequence is not the expected one. Nothing was appended by *this* attempt; an earlier attempt
+    /// with the same bytes may be the reason.
+    #[error("the partition's last sequence is not the expected one")]
+    Refused,
+    /// There is no room. Nothing was appended by this attempt.
+    #[error("the log has no room")]
+    Full,
+    /// The payload is over the broker's limit. Nothing was appended.
+    #[error("the record is too large for the log")]
+    TooLarge,
+    /// It may have been appended, may be so later, or never: repeat the same bytes with the same expected sequence.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// The broker did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("broker unavailable: {0}")]
+pub struct Error(pub String);
+
+/// What came of a request that was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Nobody listens at the subject; nothing was delivered.
+    #[error("nobody listens")]
+    NoResponder,
+    /// No answer in time; the request may have been carried out.
+    #[error("no answer in time")]
+    Deadline,
+    /// The broker did not answer; the request may have been carried out.
+    #[error("broker unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Gets what is published. Called from the broker's own tasks, or from the publisher's: it must not block.
+pub trait Receiver: Send + Sync {
+    /// One publication, for those of its subjects that this receiver subscribed to. Never empty.
+    fn deliver(&self, subjects: &[Subject], payload: Bytes);
+}
+
+/// Answers requests.
+#[async_trait]
+pub trait Responder: Send + Sync {
+    /// The answer. An empty answer is an answer.
+    async fn respond(&self, subject: Subject, payload: Bytes) -> Bytes;
+}
+
+/// Logs, keys and the bus.
+///
+/// # The log
+///
+/// - One append-only log per [`Partition`]. An acknowledged append is durable: it survives the death of any process, and
+///   of the machine as far as the backend's documentation says.
+/// - **Fenced**: an append names the sequence of the last record its writer knows, and is refused if that is not the
+///   partition's last. Of two appends with the same expectation at most one is accepted, ever.
+/// - Accepted records are never reordered or changed. `read_log` and `last` may be stale: they may miss the newest
+///   records, but what they return was accepted, is in order, and has no hole before its last record, other than what was
+///   purged.
+/// - A purge removes the oldest records up to a sequence, and never the last record of a partition.
+///
+/// # Keys
+///
+/// A small number of small values (leases, the store epoch, the platform's feature level), each with a revision;
+/// writes are compare-and-set.
+///
+/// # The bus
+///
+/// At most once, no memory. Publications by one publisher to one subject arrive in order. A publisher is never held up by
+/// a receiver.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Appends a record, if the partition's last record still is at `expected` (0: the partition is empty).
+    async fn append(
+        &self,
+        partition: Partition,
+        expected: Sequence,
+        payload: Bytes,
+    ) -> Result<Sequence, AppendError>;
+
+    /// The partition's last record.
+    async fn last(&self, partition: Partition) -> Result<Option<StoredRecord>, Error>;
+
+    /// Records after `after`, oldest first, at least one if there is any, and then only as many as fit `bytes_max`.
+    async fn read_log(
+        &self,
+        partition: Partition,
+        after: Sequence,
+        bytes_max: usize,
+    ) -> Result<Vec<StoredRecord>, Error>;
+
+    /// Removes records up to and including `up_to` that were appended longer than `min_age` ago. Keeps the last record.
+    /// Returns how many went.
+    async fn purge(
+        &self,
+        partition: Partition,
+        up_to: Sequence,
+        min_age: Duration,
+    ) -> Result<u64, Error>;
+
+    /// A key's value.
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error>;
+
+    /// Writes a key if its revision is `expected` (0: it must not exist). `None`: it was not, nothing is written.
+    async fn put(
+        &self,
+        key: &str,
+        expected: Revision,
+        value: Bytes,
+    ) -> Result<Option<Revision>, Error>;
+
+    /// A connection to the bus for one node. What it subscribes goes to `receiver` until it is dropped.
+    async fn connect(&self, receiver: Arc<dyn Receiver>) -> Result<Arc<dyn Bus>, Error>;
+}
+
+/// One node's connection to the bus. Dropping it ends all its subscriptions.
+#[async_trait]
+pub trait Bus: Send + Sync {
+    /// From the return on, publications to `subject` reach the receiver. A second subscription to the same subject changes
+    /// nothing: counting is the caller's.
+    async fn subscribe(&self, subject: Subject) -> Result<(), Error>;
+
+    /// Ends a subscription. What was under way may still arrive.
+    async fn unsubscribe(&self, subject: Subject) -> Result<(), Error>;
+
+    /// Publishes the same payload to each subject. Does not wait for anyone.
+    fn publish(&self, subjects: &[Subject], payload: Bytes);
+
+    /// Answers requests to `subject` until the connection is dropped or `stop_serving` is called. A later server of the
+    /// same subject, on any connection, takes its place.
+    async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error>;
+
+    /// Stops answering requests to `subject`.
+    async fn stop_serving(&self, subject: Subject) -> Result<(), Error>;
+
+    /// Asks whoever serves `subject`.
+    async fn request(
+        &self,
+        subject: Subject,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, RequestError>;
+}

@@ -1,0 +1,15 @@
+//! How nodes tell each other things: the partition logs, the key-value entries that leases live in, and the bus.
+//!
+//! [`Broker`] is the contract; every backend passes the one suite in [`conformance`]. Knows nothing of what the bytes mean.
+
+pub mod broker;
+pub mod conformance;
+pub mod embedded;
+pub mod faulty;
+pub mod subject;
+
+pub use broker::{
+    AppendError, Broker, Bus, Entry, Error, Receiver, RequestError, Responder, Revision, Sequence,
+    StoredRecord,
+};
+pub use subject::Subject;
