@@ -15,7 +15,9 @@ pub enum Subject {
     Partition(Partition),
     /// Things for one node.
     Node(NodeId),
-    /// Watermarks of all owners.
+    /// Things for every node: devices that were logged out.
+    Nodes,
+    /// Watermarks of all owners, and the probes they echo.
     Watermarks,
 }
 
@@ -26,6 +28,7 @@ impl fmt::Display for Subject {
             Subject::Room(id) => write!(f, "room.{id}"),
             Subject::Partition(partition) => write!(f, "partition.{partition}"),
             Subject::Node(id) => write!(f, "node.{id}"),
+            Subject::Nodes => f.write_str("nodes"),
             Subject::Watermarks => f.write_str("watermarks"),
         }
     }

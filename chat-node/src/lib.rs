@@ -1,0 +1,12 @@
+//! The chat node: connections in, messages out.
+//!
+//! Calls go only downwards: `{http, transport} → session → {conversation, presence, hub} → partition → ports`.
+//! [`node`] builds everything and is the only place that knows all of it.
+
+pub mod auth;
+pub mod clock;
+pub mod conversation;
+pub mod delivery;
+pub mod limits;
+pub mod presence;
+pub mod watermark;

@@ -1,0 +1,29 @@
+//! Limits of a node, with their reasons. Those that clients must know are in `chat_protocol::limits`.
+
+/// Bytes of chat frames that wait for one socket. A reader that is a full megabyte behind on a live connection is better
+/// served by a resume than by a longer queue.
+pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
+
+/// Frames that may be lost (typing, presence) are dropped once this much waits: they would be stale on arrival.
+pub const OUTBOX_EPHEMERAL_BYTES_MAX: usize = 64 * 1024;
+
+/// Committed entries that wait for the store, in memory, per node. Beyond it the writer reads the log.
+pub const UNWRITTEN_BYTES_MAX: usize = 64 << 20;
+
+/// Commands that wait for one partition's owner. What comes beyond is refused as `overloaded`.
+pub const PARTITION_QUEUE_MAX: usize = 4_096;
+
+/// Commands that wait for a fact from the store, per conversation.
+pub const CONVERSATION_QUEUE_MAX: usize = 1_024;
+
+/// Conversations that one partition's owner keeps in memory; idle ones go first.
+pub const PARTITION_CONVERSATIONS_MAX: usize = 4_096;
+
+/// Acknowledged sends that one partition's owner remembers for duplicates, besides those not yet in the store.
+pub const PARTITION_DUPLICATES_MAX: usize = 65_536;
+
+/// How long it remembers them at most. A command that its gateway received earlier counts as a repeat.
+pub const DUPLICATE_MEMORY_MS: u64 = 120_000;
+
+/// After an opening record every command counts as a repeat for this long: one sent to the previous owner may be late.
+pub const FRESH_OWNER_MS: u64 = 60_000;
