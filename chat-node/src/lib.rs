@@ -8,5 +8,6 @@ pub mod clock;
 pub mod conversation;
 pub mod delivery;
 pub mod limits;
+pub mod partition;
 pub mod presence;
 pub mod watermark;
