@@ -5,5 +5,7 @@
 
 pub mod append;
 pub mod ownership;
+#[cfg(test)]
+mod tests;
 
 pub use ownership::{Lease, Ownership};
