@@ -18,17 +18,35 @@ const OWNERS: usize = 3;
 #[derive(Clone, Debug)]
 enum Step {
     /// Reads the last record, or the one before it if the read is stale, and prepares an opening record.
-    Open { owner: usize, stale: bool },
-    Batch { owner: usize, entries: usize },
-    Tick { owner: usize },
-    Close { owner: usize },
+    Open {
+        owner: usize,
+        stale: bool,
+    },
+    Batch {
+        owner: usize,
+        entries: usize,
+    },
+    Tick {
+        owner: usize,
+    },
+    Close {
+        owner: usize,
+    },
     /// The append under way reaches the log, or is refused by it.
-    Land { owner: usize },
+    Land {
+        owner: usize,
+    },
     /// The owner learns what became of its append.
-    Answer { owner: usize },
+    Answer {
+        owner: usize,
+    },
     /// The oldest committed entry gets into the store.
-    Write { owner: usize },
-    Publish { owner: usize },
+    Write {
+        owner: usize,
+    },
+    Publish {
+        owner: usize,
+    },
     /// The partition is found empty, once: against the contract, which keeps the last record.
     Expire,
 }
@@ -79,13 +97,19 @@ impl World {
         let last = self.record(read - 1);
         if read <= self.expired {
             let reserved_until = MessageId(last.reserved_until);
-            return Tip::of_empty(&Checkpoint { sequence: read as u64, reserved_until, epoch: last.epoch });
+            return Tip::of_empty(&Checkpoint {
+                sequence: read as u64,
+                reserved_until,
+                epoch: last.epoch,
+            });
         }
         Tip::of_record(Sequence(read as u64), &last)
     }
 
     fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
-        (0..self.log.len()).flat_map(|index| self.record(index).entries).map(|entry| entry.message_id())
+        (0..self.log.len())
+            .flat_map(|index| self.record(index).entries)
+            .map(|entry| entry.message_id())
     }
 
     fn step(&mut self, step: &Step, now: Millis) {
@@ -139,7 +163,9 @@ impl World {
                     self.watermark = self.watermark.max(watermark);
                 }
             }
-            Step::Expire if self.expired == 0 && self.ids().all(|id| self.stored.contains(&id)) => self.expired = self.log.len(),
+            Step::Expire if self.expired == 0 && self.ids().all(|id| self.stored.contains(&id)) => {
+                self.expired = self.log.len()
+            }
             _ => {}
         }
     }
@@ -174,11 +200,18 @@ impl World {
 
     fn check(&self) -> Result<(), TestCaseError> {
         let ids: Vec<_> = self.ids().collect();
-        prop_assert!(ids.is_sorted_by(|one, other| one < other), "ids do not increase in log order: {ids:?}");
+        prop_assert!(
+            ids.is_sorted_by(|one, other| one < other),
+            "ids do not increase in log order: {ids:?}"
+        );
         for id in ids {
             prop_assert_eq!(id.partition(), PARTITION);
             let known = id > self.watermark || self.stored.contains(&id);
-            prop_assert!(known, "{id} is below the watermark {} and not in the store", self.watermark);
+            prop_assert!(
+                known,
+                "{id} is below the watermark {} and not in the store",
+                self.watermark
+            );
         }
         Ok(())
     }
@@ -232,7 +265,11 @@ fn before_its_opening_record_is_accepted_an_owner_issues_and_publishes_nothing()
     assert_eq!(ownership.next_id(now), None);
     assert_eq!(ownership.watermark(now, MessageId::ZERO), None);
     ownership.accepted(Sequence(1));
-    assert_eq!(ownership.watermark(now, MessageId::ZERO), None, "the log before it is not replayed yet");
+    assert_eq!(
+        ownership.watermark(now, MessageId::ZERO),
+        None,
+        "the log before it is not replayed yet"
+    );
 }
 
 #[test]

@@ -4,6 +4,8 @@ mod marks;
 mod members;
 mod revise;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use chat_protocol::error::{Code, Refusal};
 use chat_protocol::frame::ServerFrame;
