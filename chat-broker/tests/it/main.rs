@@ -1,3 +1,4 @@
 //! The backends against the contract.
 
 mod embedded;
+mod faulty;
