@@ -46,7 +46,7 @@ impl FileLog {
             })
             .map_err(|error| unavailable(error.to_string()))?;
         let room_bytes =
-            options.queue_bytes_max.max(1).min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+            options.queue_bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         Ok(FileLog {
             queue: Some(queue),
             room: Arc::new(Semaphore::new(room_bytes)),

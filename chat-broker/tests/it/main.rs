@@ -1,3 +1,5 @@
 //! The backends against the contract.
 
+mod durability;
 mod embedded;
+mod faulty;

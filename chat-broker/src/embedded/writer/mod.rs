@@ -223,8 +223,19 @@ impl Writer {
             if !keep {
                 self.opened = None;
             }
+            self.make_room(failure);
         }
         result
+    }
+
+    /// On a full disk even a purge needs room in the write-ahead log. What is copied to the file can be overwritten there.
+    fn make_room(&self, failure: &Failure) {
+        if let (Failure::Full, Some(opened)) = (failure, &self.opened) {
+            let checkpoint = "PRAGMA wal_checkpoint(PASSIVE)";
+            if let Err(error) = opened.connection.query_row(checkpoint, [], |_| Ok(())) {
+                tracing::debug!(%error, "no checkpoint on a full disk");
+            }
+        }
     }
 
     /// Whether the connection is known to be without a transaction.
