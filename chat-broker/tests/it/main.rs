@@ -1,0 +1,3 @@
+//! The backends against the contract.
+
+mod embedded;
