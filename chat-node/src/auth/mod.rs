@@ -3,6 +3,7 @@
 //! Access tokens are short-lived and checked without a database; refresh tokens are single-use and kept as digests;
 //! [`Revocations`] closes the gap between a logout and the end of an access token's life.
 
+pub(crate) mod issuer;
 mod key;
 mod password;
 mod refresh;
@@ -13,6 +14,7 @@ mod token;
 use chat_protocol::error::Refusal;
 use chat_protocol::{DeviceId, Millis, UserId};
 
+pub use issuer::{Introduction, Issuer, IssuerSettings};
 pub use key::{KeyError, KeyRing};
 pub use password::{PasswordCost, Passwords};
 pub use refresh::RefreshToken;

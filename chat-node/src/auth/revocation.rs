@@ -13,13 +13,15 @@ const DEVICES_MAX: usize = 1 << 20;
 
 /// First byte of the payload, so that other things can be said to every node.
 const KIND: u8 = b'R';
-const PAYLOAD_BYTES: usize = 1 + 16 + 8;
+const PAYLOAD_BYTES: usize = 1 + 16 + 8 + 8;
 
 /// A device that was logged out, as nodes tell each other on `Subject::Nodes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// The device.
     pub device_id: DeviceId,
+    /// When it was logged out.
+    pub at: Millis,
     /// No access token of it is good after this.
     pub until: Millis,
 }
@@ -30,6 +32,7 @@ impl Revocation {
         let mut bytes = BytesMut::with_capacity(PAYLOAD_BYTES);
         bytes.put_u8(KIND);
         bytes.put_slice(self.device_id.as_bytes());
+        bytes.put_u64(self.at.0);
         bytes.put_u64(self.until.0);
         bytes.freeze()
     }
@@ -41,7 +44,8 @@ impl Revocation {
             return None;
         }
         let device_id = DeviceId(Uuid::from_u128(payload.get_u128()));
-        Some(Revocation { device_id, until: Millis(payload.get_u64()) })
+        let at = Millis(payload.get_u64());
+        Some(Revocation { device_id, at, until: Millis(payload.get_u64()) })
     }
 }
 
@@ -53,7 +57,7 @@ pub struct Revocations {
 
 #[derive(Default)]
 struct State {
-    until: HashMap<DeviceId, Millis>,
+    revoked: HashMap<DeviceId, Revocation>,
     /// In the order in which they came, which is nearly the order in which they end.
     order: VecDeque<DeviceId>,
 }
@@ -74,27 +78,29 @@ impl Revocations {
     pub fn add(&self, revocation: Revocation, now: Millis) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(oldest) = state.order.front().copied() {
-            let over = state.until.get(&oldest).is_none_or(|until| *until < now);
+            let over = state.revoked.get(&oldest).is_none_or(|one| one.until < now);
             if !over && state.order.len() < self.devices_max {
                 break;
             }
             state.order.pop_front();
-            state.until.remove(&oldest);
+            state.revoked.remove(&oldest);
         }
-        let known = state.until.insert(revocation.device_id, revocation.until);
-        match known {
-            Some(before) if before > revocation.until => {
-                state.until.insert(revocation.device_id, before);
+        match state.revoked.get_mut(&revocation.device_id) {
+            Some(known) => {
+                known.at = known.at.max(revocation.at);
+                known.until = known.until.max(revocation.until);
             }
-            Some(_) => {}
-            None => state.order.push_back(revocation.device_id),
+            None => {
+                state.revoked.insert(revocation.device_id, revocation);
+                state.order.push_back(revocation.device_id);
+            }
         }
     }
 
-    /// Whether the device was logged out.
-    pub fn contains(&self, device: DeviceId) -> bool {
+    /// When the device was logged out, if it was.
+    pub fn revoked_at(&self, device: DeviceId) -> Option<Millis> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.until.contains_key(&device)
+        state.revoked.get(&device).map(|revocation| revocation.at)
     }
 }
 
@@ -103,7 +109,7 @@ mod tests {
     use super::*;
 
     fn revocation(until: u64) -> Revocation {
-        Revocation { device_id: DeviceId::random(), until: Millis(until) }
+        Revocation { device_id: DeviceId::random(), at: Millis(0), until: Millis(until) }
     }
 
     #[test]
@@ -111,7 +117,7 @@ mod tests {
         let one = revocation(77);
         assert_eq!(Revocation::from_payload(&one.to_payload()), Some(one));
         assert_eq!(Revocation::from_payload(b""), None);
-        assert_eq!(Revocation::from_payload(&[0; 25]), None);
+        assert_eq!(Revocation::from_payload(&[0; 33]), None);
     }
 
     #[test]
@@ -119,10 +125,10 @@ mod tests {
         let revocations = Revocations::default();
         let (one, two) = (revocation(100), revocation(300));
         revocations.add(one, Millis(50));
-        assert!(revocations.contains(one.device_id));
+        assert!(revocations.revoked_at(one.device_id).is_some());
         revocations.add(two, Millis(200));
-        assert!(!revocations.contains(one.device_id));
-        assert!(revocations.contains(two.device_id));
+        assert!(!revocations.revoked_at(one.device_id).is_some());
+        assert!(revocations.revoked_at(two.device_id).is_some());
     }
 
     #[test]
@@ -132,7 +138,7 @@ mod tests {
         revocations.add(one, Millis(0));
         revocations.add(Revocation { until: Millis(10), ..one }, Millis(0));
         revocations.add(revocation(400), Millis(200));
-        assert!(revocations.contains(one.device_id));
+        assert!(revocations.revoked_at(one.device_id).is_some());
     }
 
     #[test]
@@ -140,7 +146,8 @@ mod tests {
         let revocations = Revocations::with_capacity(3);
         let all: Vec<Revocation> = (0..5).map(|_| revocation(1_000)).collect();
         all.iter().for_each(|one| revocations.add(*one, Millis(0)));
-        let kept: Vec<bool> = all.iter().map(|one| revocations.contains(one.device_id)).collect();
+        let kept: Vec<bool> =
+            all.iter().map(|one| revocations.revoked_at(one.device_id).is_some()).collect();
         assert_eq!(kept, [false, false, true, true, true]);
     }
 }

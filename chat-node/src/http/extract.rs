@@ -11,15 +11,12 @@ use chat_protocol::Code;
 use chat_protocol::limits::{CLIENT_FRAME_BYTES_MAX, PAGE_ROWS_MAX};
 use serde::de::DeserializeOwned;
 
-use super::State;
 use super::problem::{Failure, refuse};
-use crate::auth::{Authenticate as _, Caller};
+use super::{State, introduced};
+use crate::auth::Caller;
 
 /// Largest body where no message is in it.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
-
-/// Longest a client may take to send a body.
-const BODY_WAIT: Duration = Duration::from_secs(30);
 
 /// Rows of a page when the client does not say.
 const PAGE_ROWS: usize = 50;
@@ -30,8 +27,8 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<State> for Json<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &State) -> Result<Json<T>, Failure> {
-        read_json(request, BODY_BYTES_MAX).await.map(Json)
+    async fn from_request(request: Request, state: &State) -> Result<Json<T>, Failure> {
+        read_json(request, state, BODY_BYTES_MAX).await.map(Json)
     }
 }
 
@@ -41,12 +38,16 @@ pub(super) struct MessageJson<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<State> for MessageJson<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &State) -> Result<MessageJson<T>, Failure> {
-        read_json(request, CLIENT_FRAME_BYTES_MAX).await.map(MessageJson)
+    async fn from_request(request: Request, state: &State) -> Result<MessageJson<T>, Failure> {
+        read_json(request, state, CLIENT_FRAME_BYTES_MAX).await.map(MessageJson)
     }
 }
 
-async fn read_json<T: DeserializeOwned>(request: Request, bytes_max: usize) -> Result<T, Failure> {
+async fn read_json<T: DeserializeOwned>(
+    request: Request,
+    state: &State,
+    bytes_max: usize,
+) -> Result<T, Failure> {
     let headers = request.headers();
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     if !is_json(media_type) {
@@ -62,18 +63,16 @@ async fn read_json<T: DeserializeOwned>(request: Request, bytes_max: usize) -> R
     if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|n| n > bytes_max as u64) {
         return Err(too_large());
     }
+    let wait = Duration::from_millis(state.settings.body_wait_ms);
     let body = axum::body::to_bytes(request.into_body(), bytes_max);
-    let bytes = match tokio::time::timeout(BODY_WAIT, body).await {
+    let bytes = match tokio::time::timeout(wait, body).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(problem)) if is_length_limit(&problem) => return Err(too_large()),
         Ok(Err(_)) => {
             return Err(refuse(Code::MalformedRequest, "The body broke off before its end."));
         }
         Err(_) => {
-            return Err(refuse(
-                Code::MalformedRequest,
-                "The body did not arrive within 30 seconds.",
-            ));
+            return Err(refuse(Code::MalformedRequest, "The body did not arrive in time."));
         }
     };
     match axum::Json::<T>::from_bytes(&bytes) {
@@ -174,8 +173,11 @@ impl FromRequestParts<State> for Authenticated {
                 "This address needs an access token in the header `Authorization: Bearer …`.";
             return Err(refuse(Code::Unauthenticated, detail));
         };
-        let caller = state.auth.authenticate(token)?;
+        let (caller, introduction) = state.auth.identify(token)?;
         state.limiter.request_of(caller.user_id, state.clock.elapsed())?;
+        if let Some(introduction) = introduction {
+            introduced::welcome(state, introduction).await?;
+        }
         Ok(Authenticated(caller))
     }
 }

@@ -13,6 +13,7 @@ mod document;
 mod extract;
 mod field;
 mod friends;
+mod introduced;
 mod me;
 mod members;
 mod messages;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub trust_forwarded: bool,
     /// Web origins besides this server's own whose scripts may call the API.
     pub origins: Vec<String>,
+    /// Longest that a client may take to send a body.
+    pub body_wait_ms: u64,
     /// How often things may be done; `None`: without limit.
     pub rates: Option<Rates>,
 }
@@ -69,6 +72,7 @@ impl Default for Settings {
             node_name: "chat-node".into(),
             trust_forwarded: false,
             origins: Vec::new(),
+            body_wait_ms: 30_000,
             rates: Some(Rates::default()),
         }
     }
@@ -149,13 +153,15 @@ struct Api {
     clock: Clock,
     settings: Settings,
     limiter: Limiter,
+    introduced: introduced::Known,
 }
 
 impl Api {
     fn new(services: Services) -> Api {
         let Services { store, conversations, presences, bus, auth, clock, settings } = services;
         let limiter = Limiter::new(settings.rates);
-        Api { store, conversations, presences, bus, auth, clock, settings, limiter }
+        let introduced = introduced::Known::default();
+        Api { store, conversations, presences, bus, auth, clock, settings, limiter, introduced }
     }
 
     /// Tells all devices of a user what to fetch again.
@@ -170,6 +176,7 @@ impl Api {
     /// Ends a device: its refresh token, its access tokens on every node, and its connections. `false`: there was none.
     async fn log_out(&self, user: UserId, device: DeviceId) -> Result<bool, Failure> {
         let existed = self.store.remove_device(user, device).await?;
+        self.introduced.forget(device);
         let revocation = self.auth.revoke(device);
         self.bus.publish(&[Subject::Nodes], revocation.to_payload());
         self.bus.publish(&[Subject::User(user)], delivery::revoked(device));

@@ -5,8 +5,9 @@ use chat_protocol::{Code, UserId};
 use serde_json::{Value, json};
 
 use super::{NOW, Server};
-use crate::auth::{KeyRing, Revocation};
+use crate::auth::{self, KeyRing, Revocation, issuer};
 use crate::delivery::{Class, Frame};
+use crate::http::Settings;
 
 fn account(part: AccountPart) -> ServerFrame {
     ServerFrame::Account(AccountChanged { part })
@@ -244,4 +245,31 @@ async fn people_are_found_by_the_beginning_of_their_handle_and_by_id() {
     assert_eq!(server.get(token, &path).await.expect(200)["handle"], "anna");
     let path = format!("/v1/users/{}", UserId::random());
     server.get(token, &path).await.refused(Code::NotFound);
+}
+
+#[tokio::test]
+async fn people_of_an_external_issuer_get_their_account_with_their_first_request() {
+    let (issuer, _directory) = issuer::tests::issuer();
+    let external_issuer = Some(issuer.settings().clone());
+    let auth = auth::Settings { external_issuer, ..auth::Settings::default() };
+    let server = Server::with_auth(Settings { rates: None, ..Settings::default() }, auth).await;
+    server.sign_up("taken").await;
+    let token = |sub: &str, handle: &str| {
+        issuer::tests::token(json!({ "sub": sub, "preferred_username": handle, "name": "Ann" }))
+    };
+    let first = server.get(&token("1", "Ann.B"), "/v1/me").await.expect(200);
+    assert_eq!((&first["handle"], &first["name"]), (&json!("ann.b"), &json!("Ann")));
+    let again = server.get(&token("1", "renamed"), "/v1/me").await.expect(200);
+    assert_eq!(again, first);
+    let devices = server.get(&token("1", "x"), "/v1/devices").await.expect(200);
+    assert_eq!(devices["items"].as_array().unwrap().len(), 1);
+    for wish in ["taken", "not a handle"] {
+        let other = server.get(&token(wish, wish), "/v1/me").await.expect(200);
+        let digits = other["user_id"].as_str().unwrap().replace('-', "");
+        assert_eq!(other["handle"], json!(digits));
+    }
+    for password in ["", "correct horse"] {
+        let body = json!({ "handle": "ann.b", "password": password });
+        server.post("", "/v1/sessions", body).await.refused(Code::WrongCredentials);
+    }
 }

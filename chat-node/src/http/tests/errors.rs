@@ -2,9 +2,11 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use chat_protocol::{Code, ConversationId, UserId};
 use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use super::Server;
+use crate::http::Settings;
 
 fn request(method: Method, path: &str, media_type: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::builder().method(method).uri(path).header("content-type", media_type);
@@ -89,9 +91,10 @@ async fn a_body_over_the_limit_is_refused_whether_announced_or_not() {
     server.send(streamed).await.refused(Code::TooLarge);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let server = Server::start().await;
+    let settings = Settings { body_wait_ms: 20, ..Settings::default() };
+    let server = Server::with(settings, OpenApiRouter::new()).await;
     let never =
         Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
     let never = request(Method::POST, "/v1/accounts", "application/json", never);

@@ -114,6 +114,14 @@ impl Server {
     }
 
     async fn with(settings: Settings, others: OpenApiRouter) -> Server {
+        Server::with_all(settings, auth::Settings::default(), others).await
+    }
+
+    async fn with_auth(settings: Settings, auth: auth::Settings) -> Server {
+        Server::with_all(settings, auth, OpenApiRouter::new()).await
+    }
+
+    async fn with_all(settings: Settings, auth: auth::Settings, others: OpenApiRouter) -> Server {
         let clock = Clock::manual(NOW);
         let heard = Arc::new(Heard::default());
         let receiver: Arc<dyn Receiver> = Arc::clone(&heard) as _;
@@ -122,7 +130,7 @@ impl Server {
         let cheap = auth::Settings {
             password_cost: PasswordCost::cheapest(),
             password_wait_ms: 60_000,
-            ..auth::Settings::default()
+            ..auth
         };
         let auth = Auth::new(cheap, KeyRing::random(), clock.clone()).unwrap();
         let conversations = Arc::new(Conversations::default());
