@@ -47,7 +47,7 @@ async fn sign_ups_are_limited_by_address() {
         sign_up("198.51.100.1:1000", format!("name{number}")).await.expect(201);
     }
     let problem = sign_up("198.51.100.1:2000", "more".into()).await.refused(Code::RateLimited);
-    assert_eq!(problem.retry_after_ms, Some(10_000));
+    assert!((1..=10_000).contains(&problem.retry_after_ms.unwrap()));
     sign_up("198.51.100.2:1000", "other".into()).await.expect(201);
 }
 
