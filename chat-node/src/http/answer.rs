@@ -45,7 +45,8 @@ pub(super) fn cross_origin(origins: &[String]) -> Result<Option<CorsLayer>, Setu
     if origins.is_empty() {
         return Ok(None);
     }
-    let parsed: Result<Vec<HeaderValue>, SetupError> = origins.iter().map(parse_origin).collect();
+    let parsed: Result<Vec<HeaderValue>, SetupError> =
+        origins.iter().map(|origin| parse_origin(origin)).collect();
     Ok(Some(
         CorsLayer::new()
             .allow_origin(parsed?)
@@ -56,8 +57,8 @@ pub(super) fn cross_origin(origins: &[String]) -> Result<Option<CorsLayer>, Setu
     ))
 }
 
-fn parse_origin(origin: &String) -> Result<HeaderValue, SetupError> {
-    let invalid = || SetupError::Origin(origin.clone());
+fn parse_origin(origin: &str) -> Result<HeaderValue, SetupError> {
+    let invalid = || SetupError::Origin(origin.to_owned());
     let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
     let host = host.ok_or_else(invalid)?;
     let authority: axum::http::uri::Authority = host.parse().map_err(|_| invalid())?;
