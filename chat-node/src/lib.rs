@@ -7,6 +7,7 @@ pub mod auth;
 pub mod clock;
 pub mod conversation;
 pub mod delivery;
+pub mod http;
 pub mod limits;
 pub mod partition;
 pub mod presence;
