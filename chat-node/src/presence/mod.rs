@@ -13,6 +13,10 @@ mod metrics;
 pub mod owner;
 mod owners;
 mod service;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 pub mod wheel;
 mod writes;
 
