@@ -9,6 +9,7 @@ pub mod conversation;
 pub mod delivery;
 pub mod hub;
 pub mod limits;
+pub mod partition;
 pub mod presence;
 pub mod session;
 pub mod transport;
