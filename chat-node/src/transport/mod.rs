@@ -24,3 +24,6 @@ fn caller(gateway: &Gateway, headers: &HeaderMap) -> Result<Caller, Refusal> {
     }
     gateway.parts.authenticate.authenticate(token.trim())
 }
+
+#[cfg(test)]
+mod tests;
