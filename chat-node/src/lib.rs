@@ -3,10 +3,14 @@
 //! Calls go only downwards: `{http, transport} → session → {conversation, presence, hub} → partition → ports`.
 //! [`node`] builds everything and is the only place that knows all of it.
 
+pub mod admin;
 pub mod auth;
 pub mod clock;
+pub mod config;
 pub mod conversation;
+pub mod data_directory;
 pub mod delivery;
 pub mod limits;
+pub mod logging;
 pub mod presence;
 pub mod watermark;
