@@ -12,5 +12,6 @@ pub mod data_directory;
 pub mod delivery;
 pub mod limits;
 pub mod logging;
+pub mod partition;
 pub mod presence;
 pub mod watermark;

@@ -20,10 +20,13 @@ pub const CONVERSATION_QUEUE_MAX: usize = 1_024;
 pub const PARTITION_CONVERSATIONS_MAX: usize = 4_096;
 
 /// Acknowledged sends that one partition's owner remembers for duplicates, besides those not yet in the store.
-pub const PARTITION_DUPLICATES_MAX: usize = 65_536;
+pub const PARTITION_DUPLICATES_MAX: usize = 4_096;
+
+/// The same, while the store takes nothing and none of them may be forgotten. Beyond it sends are refused.
+pub const PARTITION_DUPLICATES_UNWRITTEN_MAX: usize = 262_144;
 
 /// How long it remembers them at most. A command that its gateway received earlier counts as a repeat.
-pub const DUPLICATE_MEMORY_MS: u64 = 120_000;
+pub const DUPLICATE_MEMORY_MS: u64 = 60_000;
 
 /// After an opening record every command counts as a repeat for this long: one sent to the previous owner may be late.
 pub const FRESH_OWNER_MS: u64 = 60_000;

@@ -1,5 +1,8 @@
 //! `model`: every rule on at the test's bounds, then each rule off. `model wide`: every rule on, wider bounds.
 
+// Printing is what this program is for.
+#![allow(clippy::print_stdout)]
+
 use model::check::{Outcome, check};
 use model::{device, replay, runs};
 

@@ -1,0 +1,5 @@
+//! The backends against the contract.
+
+mod durability;
+mod embedded;
+mod faulty;

@@ -1,0 +1,116 @@
+//! Editing, deleting and reacting: what is done to a message that is there.
+
+use chat_protocol::error::{Code, Refusal};
+use chat_protocol::limits::{REACTION_BYTES_MAX, REACTION_KINDS_MAX};
+use chat_protocol::message::{Message, Role};
+use chat_protocol::record::{Change, MessageDeleted, MessageEdited, ReactionChanged};
+use chat_protocol::{Body, MessageId, UserId};
+
+use super::send::{check_body, checked_mentions};
+use super::{Answer, Decision, Facts, Memory, Need, bytes, forbidden, invalid};
+use crate::conversation::command::Reply;
+use crate::conversation::state::State;
+
+/// The message, or the way out.
+fn target(
+    id: MessageId,
+    facts: &Facts,
+    memory: &Memory<'_>,
+) -> Result<Message, Result<Decision, Refusal>> {
+    let Some(stored) = &facts.message else {
+        return Err(Ok(Decision::Need(Need::Message(id))));
+    };
+    let missing =
+        || Err(Refusal::new(Code::NotFound, "There is no such message in this conversation."));
+    let message = (memory.message)(id, stored.clone()).ok_or_else(missing)?;
+    match message.deleted {
+        true => Err(Err(Refusal::new(Code::MessageDeleted, "The message was deleted."))),
+        false => Ok(message),
+    }
+}
+
+pub(super) fn edit(
+    state: &State,
+    caller: UserId,
+    id: MessageId,
+    body: &Body,
+    mentions: &[UserId],
+    facts: &Facts,
+    memory: &Memory<'_>,
+) -> Result<Decision, Refusal> {
+    let message = match target(id, facts, memory) {
+        Ok(message) => message,
+        Err(way_out) => return way_out,
+    };
+    if message.kind == "system" || message.sender_id != caller {
+        return Err(forbidden("Only the person who sent a message can edit it."));
+    }
+    check_body(&message.kind, body)?;
+    let mentions = checked_mentions(state, mentions)?.into_iter().map(bytes).collect();
+    let edited = MessageEdited {
+        target: id.0,
+        editor: bytes(caller),
+        body: body.as_json().to_owned(),
+        mentions,
+    };
+    Ok(Decision::Commit(vec![Change::Edit(edited)], Answer::Changed))
+}
+
+pub(super) fn delete(
+    caller: UserId,
+    role: Role,
+    id: MessageId,
+    facts: &Facts,
+    memory: &Memory<'_>,
+) -> Result<Decision, Refusal> {
+    let message = match target(id, facts, memory) {
+        Ok(message) => message,
+        Err(way_out) => return way_out,
+    };
+    if message.kind == "system" {
+        return Err(forbidden("A system message cannot be deleted."));
+    }
+    if message.sender_id != caller && role < Role::Admin {
+        return Err(forbidden("Only the person who sent a message, or an admin, can delete it."));
+    }
+    let deleted = MessageDeleted { target: id.0, by: bytes(caller) };
+    Ok(Decision::Commit(vec![Change::Delete(deleted)], Answer::Changed))
+}
+
+pub(super) fn react(
+    caller: UserId,
+    id: MessageId,
+    emoji: &str,
+    remove: bool,
+    facts: &Facts,
+    memory: &Memory<'_>,
+) -> Result<Decision, Refusal> {
+    if emoji.is_empty() || emoji.len() > REACTION_BYTES_MAX || emoji.chars().any(char::is_control) {
+        return Err(invalid(format!(
+            "`emoji` must be 1 to {REACTION_BYTES_MAX} bytes of visible text."
+        )));
+    }
+    let message = match target(id, facts, memory) {
+        Ok(message) => message,
+        Err(way_out) => return way_out,
+    };
+    let item = message.reactions.items.iter().find(|item| item.emoji == emoji);
+    let present = item.is_some_and(|item| item.user_ids.contains(&caller));
+    if present != remove {
+        // It is as asked already: a repeat gets the same answer and changes nothing.
+        let version = message.reactions.version;
+        return Ok(Decision::Reply(Reply::Changed(chat_protocol::api::Changed { version })));
+    }
+    if item.is_none() && message.reactions.items.len() >= REACTION_KINDS_MAX {
+        let detail =
+            format!("This message has {REACTION_KINDS_MAX} different reactions; use one of them.");
+        return Err(Refusal::new(Code::Conflict, detail));
+    }
+    let change = ReactionChanged {
+        target: id.0,
+        user: bytes(caller),
+        emoji: emoji.to_owned(),
+        removed: remove,
+    };
+    Ok(Decision::Commit(vec![Change::Reaction(change)], Answer::Changed))
+}

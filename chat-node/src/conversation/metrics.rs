@@ -1,0 +1,61 @@
+//! Figures of the owners on this node.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Counters and gauges; clones share their values.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Records with entries accepted by the log.
+    pub commits: Counter,
+    /// Entries in them.
+    pub entries: Counter,
+    /// Bytes of committed entries that wait for the store.
+    pub unwritten_bytes: Gauge,
+    /// Entries that the store refused and that were set aside.
+    pub quarantined: Counter,
+    /// Writes that the store did not take at once.
+    pub write_retries: Counter,
+    /// Partitions this node owns.
+    pub partitions_owned: Gauge,
+    /// How far the safe watermark is behind the clock.
+    pub safe_watermark_lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
+}
+
+impl Metrics {
+    /// Adds them to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "log_commits",
+            "Records with entries accepted by the log",
+            self.commits.clone(),
+        );
+        registry.register("log_entries", "Entries accepted by the log", self.entries.clone());
+        registry.register(
+            "store_unwritten_bytes",
+            "Bytes of committed entries that wait for the store",
+            self.unwritten_bytes.clone(),
+        );
+        registry.register(
+            "store_quarantined_entries",
+            "Entries that the store refused and that were set aside: a person must look",
+            self.quarantined.clone(),
+        );
+        registry.register(
+            "store_write_retries",
+            "Writes that the store did not take at once",
+            self.write_retries.clone(),
+        );
+        registry.register(
+            "partitions_owned",
+            "Partitions this node owns",
+            self.partitions_owned.clone(),
+        );
+        registry.register(
+            "safe_watermark_lag_seconds",
+            "How far the safe watermark is behind the clock; alert at 5",
+            self.safe_watermark_lag_seconds.clone(),
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! What follows once the outcome of an append is known.
+
+use chat_protocol::error::{Code, Refusal};
+
+use super::batch::Batch;
+use super::{Owner, moved};
+use crate::partition::append::Settled;
+
+impl Owner {
+    /// The append under way has an outcome.
+    pub(super) fn settled(&mut self, settled: Settled) {
+        let batch = self.batch.take();
+        match settled {
+            Settled::Accepted(sequence) => {
+                self.locked().accepted(sequence);
+                match batch {
+                    Some(batch) => self.committed(batch, sequence),
+                    None => self.writing.ticked(sequence),
+                }
+            }
+            Settled::Full => {
+                self.locked().dropped();
+                let detail = "The server has no room for new messages at the moment. Reading still works. Try again later.";
+                self.undo(batch, Refusal::new(Code::StorageFull, detail).retry_after(2_000));
+            }
+            Settled::TooLarge => {
+                tracing::error!(partition = %self.partition, "the broker refuses a record as too large");
+                self.locked().dropped();
+                self.undo(
+                    batch,
+                    Refusal::new(Code::TooLarge, "The server cannot store a message of this size."),
+                );
+            }
+            Settled::Deposed => {
+                tracing::info!(partition = %self.partition, "another node has taken the partition");
+                self.locked().deposed();
+                self.undo(batch, moved());
+            }
+        }
+    }
+
+    fn committed(&mut self, batch: Batch, sequence: chat_broker::Sequence) {
+        self.shared.metrics.commits.inc();
+        self.shared.metrics.entries.inc_by(batch.units.len() as u64);
+        if let Some(last) = batch.units.last() {
+            self.committed = last.entry.message_id();
+        }
+        for waiter in batch.waiters {
+            match waiter.after_write {
+                None => drop(waiter.reply.send(Ok(waiter.answer))),
+                Some(id) => {
+                    let elapsed = self.shared.clock.elapsed();
+                    self.writing.answer_after(id, waiter.reply, waiter.answer, elapsed);
+                }
+            }
+        }
+        let last = batch.units.len().saturating_sub(1);
+        for (index, unit) in batch.units.into_iter().enumerate() {
+            for publication in unit.publications {
+                self.publish(publication);
+            }
+            let id = unit.entry.message_id();
+            let conversation = unit.rows.conversation_id;
+            let ends_record = (index == last).then_some(sequence);
+            let kept =
+                self.writing.add(&self.shared, unit.entry, unit.rows, unit.bytes, ends_record);
+            if !kept && let Some(slot) = self.slots.find(&conversation) {
+                slot.spilled_up_to = id;
+                // Only the log holds it now; what was kept before it is still complete up to there.
+                slot.tail.retain(|entry| entry.message_id() != id);
+            }
+        }
+    }
+
+    /// The record is certainly not in the log, or this owner has ended: as if the commands had not been decided.
+    fn undo(&mut self, batch: Option<Batch>, refusal: Refusal) {
+        let Some(batch) = batch else { return };
+        let first = batch.units.first().map(|unit| unit.entry.message_id());
+        for key in &batch.keys {
+            self.duplicates.remove(key);
+        }
+        for (id, before) in batch.undo {
+            let Some(slot) = self.slots.find(&id) else { continue };
+            slot.state = Some(before);
+            slot.tail.retain(|entry| first.is_none_or(|first| entry.message_id() < first));
+        }
+        for waiter in batch.waiters {
+            drop(waiter.reply.send(Err(refusal.clone())));
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The owner of one partition: one task, the only writer of everything it holds.
+//!
+//! Commands wait in `ready`; whenever no append is under way, all that can be decided goes into the next record. What a
+//! decision lacks is fetched from the store meanwhile, and the commands behind it in the same conversation wait, so that
+//! a sender's order is kept.
+
+mod batch;
+mod commit;
+mod duplicates;
+mod facts;
+mod opening;
+mod publish;
+mod replay;
+mod slots;
+mod writing;
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use chat_broker::{Broker, Bus, Sequence};
+use chat_protocol::error::{Code, Refusal};
+use chat_protocol::{MessageId, Partition};
+use chat_store::Store;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::command::{Command, Reply};
+use super::decide::Facts;
+use super::metrics::Metrics;
+use crate::clock::Clock;
+use crate::limits::PARTITION_QUEUE_MAX;
+use crate::partition::append::{Settled, settle};
+use crate::partition::{Lease, Ownership};
+use batch::Batch;
+use duplicates::Duplicates;
+use facts::Fetched;
+use publish::RoomBatches;
+use slots::Slots;
+use writing::Writing;
+
+/// How often an owner looks after what has no event of its own: ticks, answers that wait for the store, eviction.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How long a graceful end waits for the store before it closes the log all the same: what is unwritten is replayed.
+const CLOSING_WRITE_MAX: Duration = Duration::from_secs(5);
+
+/// What every owner of a node shares.
+pub struct Shared {
+    /// The log, and the keys.
+    pub broker: Arc<dyn Broker>,
+    /// This node's connection to the bus.
+    pub bus: Arc<dyn Bus>,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Time.
+    pub clock: Clock,
+    /// This start of this process.
+    pub lease: Lease,
+    /// How long messages of a live room are collected before they are published together.
+    pub room_window: Duration,
+    /// Records at least this old and behind the checkpoint are purged from the log.
+    pub log_retention: Duration,
+    /// Bytes of committed entries that wait for the store, over all owners of the node.
+    pub unwritten_bytes: AtomicUsize,
+    /// Figures.
+    pub metrics: Metrics,
+}
+
+/// A command with the way back.
+pub struct Work {
+    command: Command,
+    reply: oneshot::Sender<Result<Reply, Refusal>>,
+    facts: Facts,
+    /// It has waited for a fact and holds its conversation.
+    resumed: bool,
+}
+
+impl Work {
+    /// A command that nothing is known of yet.
+    pub fn new(command: Command, reply: oneshot::Sender<Result<Reply, Refusal>>) -> Work {
+        Work { command, reply, facts: Facts::default(), resumed: false }
+    }
+
+    fn answer(self, answer: Result<Reply, Refusal>) {
+        // The asker may have stopped waiting; then nobody needs the answer.
+        drop(self.reply.send(answer));
+    }
+}
+
+/// What the rest of the node holds of an owner.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Work>,
+    ownership: Arc<Mutex<Ownership>>,
+}
+
+impl Handle {
+    /// Queues a command, in the order of calls. Refused when the queue is full or the owner has ended.
+    pub fn submit(&self, work: Work) {
+        match self.commands.try_send(work) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(work)) => work.answer(Err(overloaded())),
+            Err(mpsc::error::TrySendError::Closed(work)) => work.answer(Err(moved())),
+        }
+    }
+
+    /// The watermark to announce now, and the highest id issued. `None` while it is not open.
+    pub fn watermark(
+        &self,
+        now: chat_protocol::Millis,
+        heard: MessageId,
+    ) -> Option<(MessageId, MessageId)> {
+        let mut ownership = lock(&self.ownership);
+        let watermark = ownership.watermark(now, heard)?;
+        Some((watermark, ownership.highest_issued()))
+    }
+
+    /// Commands are being decided.
+    pub fn is_open(&self) -> bool {
+        lock(&self.ownership).is_open()
+    }
+
+    /// One more than the epoch of the owner before.
+    pub fn epoch(&self) -> u64 {
+        lock(&self.ownership).epoch()
+    }
+}
+
+fn lock(ownership: &Mutex<Ownership>) -> MutexGuard<'_, Ownership> {
+    ownership.lock().expect("no code panics while it holds this lock")
+}
+
+pub(crate) fn moved() -> Refusal {
+    Refusal::new(Code::Moved, "The conversation has just moved to another node. Try again.")
+        .retry_after(50)
+}
+
+fn overloaded() -> Refusal {
+    Refusal::new(Code::Overloaded, "Too much is waiting at the moment. Try again.").retry_after(500)
+}
+
+fn store_unavailable() -> Refusal {
+    let detail = "The store does not answer at the moment. Try again.";
+    Refusal::new(Code::StoreUnavailable, detail).retry_after(1_000)
+}
+
+/// The owner's task, once its opening record was accepted and the log before it is in the store.
+pub struct Owner {
+    shared: Arc<Shared>,
+    partition: Partition,
+    ownership: Arc<Mutex<Ownership>>,
+    commands: mpsc::Receiver<Work>,
+    ready: VecDeque<Work>,
+    slots: Slots,
+    fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// The batch whose record is under way; none while a tick is.
+    batch: Option<Batch>,
+    append: Option<BoxFuture<'static, Settled>>,
+    /// Highest id of an accepted record.
+    committed: MessageId,
+    duplicates: Duplicates,
+    writing: Writing,
+    rooms: RoomBatches,
+    housekeeping_rounds: u64,
+}
+
+impl Owner {
+    /// Takes a partition: opens it on top of its last record, and brings the store up to there. `None`: somebody else has
+    /// taken it meanwhile, or `stop` was called.
+    pub async fn open(
+        shared: Arc<Shared>,
+        partition: Partition,
+        stop: &CancellationToken,
+    ) -> Option<(Owner, Handle)> {
+        let opened = stop.run_until_cancelled(opening::open(&shared, partition)).await??;
+        let (sender, commands) = mpsc::channel(PARTITION_QUEUE_MAX);
+        let ownership = Arc::new(Mutex::new(opened.ownership));
+        let handle = Handle { commands: sender, ownership: ownership.clone() };
+        let elapsed = shared.clock.elapsed();
+        let owner = Owner {
+            writing: Writing::new(opened.sequence),
+            duplicates: Duplicates::new(shared.clock.now(), elapsed, opened.unused),
+            rooms: RoomBatches::new(shared.room_window),
+            shared,
+            partition,
+            ownership,
+            commands,
+            ready: VecDeque::new(),
+            slots: Slots::default(),
+            fetching: FuturesUnordered::new(),
+            batch: None,
+            append: None,
+            committed: MessageId::ZERO,
+            housekeeping_rounds: 0,
+        };
+        Some((owner, handle))
+    }
+
+    /// Serves until `stop` is called, and then closes the log; or until another owner is found in the log. `tick` changes
+    /// when it is time to extend reservations, for all partitions at once, so that their records share a commit.
+    pub async fn run(mut self, mut tick: watch::Receiver<u64>, stop: CancellationToken) {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut received = Vec::new();
+        while !self.locked().is_over() {
+            self.form_batch();
+            self.write_more();
+            let room_flush = self.rooms.due();
+            let receiving = self.ready.len() < PARTITION_QUEUE_MAX;
+            tokio::select! {
+                biased;
+                settled = wait(&mut self.append), if self.append.is_some() => {
+                    self.append = None;
+                    self.settled(settled);
+                }
+                Some(fetched) = self.fetching.next(), if !self.fetching.is_empty() => self.fetched(fetched),
+                written = self.writing.done(), if self.writing.is_under_way() => self.written(written),
+                () = tokio::time::sleep_until(room_flush.unwrap_or_else(Instant::now)), if room_flush.is_some() => {
+                    self.rooms.flush(&*self.shared.bus);
+                }
+                count = self.commands.recv_many(&mut received, 256), if receiving => {
+                    if count == 0 {
+                        // The router has dropped its handle: the node is ending.
+                        break;
+                    }
+                    self.ready.extend(received.drain(..));
+                }
+                changed = tick.changed() => {
+                    if changed.is_ok() {
+                        self.tick();
+                    }
+                }
+                _ = housekeeping.tick() => self.look_after().await,
+                () = stop.cancelled() => break,
+            }
+        }
+        self.end().await;
+    }
+
+    /// Extends the reservation if nothing else has.
+    fn tick(&mut self) {
+        if self.append.is_some() {
+            return;
+        }
+        let now = self.shared.clock.now();
+        let mut ownership = self.locked();
+        if ownership.tick_due(now) {
+            ownership.tick(now);
+            drop(ownership);
+            self.send_append();
+        }
+    }
+
+    /// Sends what the ownership has prepared.
+    fn send_append(&mut self) {
+        let Some(append) = self.locked().append().cloned() else { return };
+        let (broker, partition) = (self.shared.broker.clone(), self.partition);
+        self.append = Some(Box::pin(async move { settle(&*broker, partition, &append).await }));
+    }
+
+    async fn look_after(&mut self) {
+        self.housekeeping_rounds += 1;
+        let elapsed = self.shared.clock.elapsed();
+        self.writing.answer_overdue(elapsed);
+        self.slots.evict(elapsed);
+        let lowest_unwritten = self.locked().lowest_unwritten();
+        self.duplicates.evict(elapsed, lowest_unwritten);
+        // Every ten minutes, at a different second in each partition.
+        if (self.housekeeping_rounds + self.partition.0 as u64).is_multiple_of(600) {
+            let up_to = Sequence(self.writing.checkpoint_sequence());
+            let purged =
+                self.shared.broker.purge(self.partition, up_to, self.shared.log_retention).await;
+            if let Err(error) = purged {
+                tracing::debug!(partition = %self.partition, %error, "cannot purge the log now, trying again later");
+            }
+        }
+    }
+
+    /// A graceful end: no more commands, the append under way is settled, what is committed is written, and the closing
+    /// record says how far ids and watermarks were used.
+    async fn end(mut self) {
+        self.commands.close();
+        while let Some(work) = self.commands.recv().await {
+            work.answer(Err(moved()));
+        }
+        if let Some(append) = self.append.take() {
+            let settled = append.await;
+            self.settled(settled);
+        }
+        self.rooms.flush(&*self.shared.bus);
+        for work in self.ready.drain(..).chain(self.slots.take_blocked()) {
+            work.answer(Err(moved()));
+        }
+        if self.locked().is_over() {
+            return;
+        }
+        let written = tokio::time::timeout(CLOSING_WRITE_MAX, self.write_all()).await;
+        if written.is_err() {
+            tracing::info!(partition = %self.partition, "the store is slow; the next owner replays what it lacks");
+        }
+        if self.locked().close() {
+            self.send_append();
+            if let Some(append) = self.append.take() {
+                let settled = append.await;
+                self.settled(settled);
+            }
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Ownership> {
+        lock(&self.ownership)
+    }
+}
+
+/// Waits for a future that the caller keeps, so that another branch of a `select!` does not lose it.
+async fn wait<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,213 @@
+//! Reading conversations: heads, lists, history.
+
+use std::sync::Arc;
+
+use chat_protocol::api::{ConversationHead, History};
+use chat_protocol::error::{Code, Refusal};
+use chat_protocol::message::{Conversation, Message};
+use chat_protocol::record::{Change, Entry};
+use chat_protocol::{ConversationId, ConversationKind, MessageId, UserId};
+use chat_store::{MemberRow, Store};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::owners::entry;
+use super::rows;
+use super::state::{Loaded, State};
+
+/// Heads of one list that are read at the same time.
+const CONCURRENT_HEADS: usize = 8;
+
+/// Above every id.
+const NEWEST: MessageId = MessageId(u64::MAX >> 1);
+
+pub(super) struct Reader {
+    store: Arc<dyn Store>,
+}
+
+/// What of a conversation somebody may read.
+pub(super) struct Visible {
+    id: ConversationId,
+    /// Their membership intervals; none in a live room, where everything is for everyone.
+    intervals: Option<Vec<(MessageId, Option<MessageId>)>>,
+}
+
+impl Visible {
+    fn shows(&self, id: MessageId) -> bool {
+        let holds = |(joined, left): &(MessageId, Option<MessageId>)| {
+            *joined <= id && left.is_none_or(|left| id < left)
+        };
+        self.intervals.as_ref().is_none_or(|intervals| intervals.iter().any(holds))
+    }
+
+    /// Nothing below this is shown.
+    fn lowest(&self) -> MessageId {
+        let joined = self.intervals.iter().flatten().map(|(joined, _)| *joined);
+        joined.min().unwrap_or(MessageId::ZERO)
+    }
+}
+
+impl Reader {
+    pub(super) fn new(store: Arc<dyn Store>) -> Reader {
+        Reader { store }
+    }
+
+    pub(super) async fn head(
+        &self,
+        caller: UserId,
+        id: ConversationId,
+    ) -> Result<ConversationHead, Refusal> {
+        let (row, members, marks, newest) = tokio::try_join!(
+            self.store.conversation(id),
+            self.store.members(id),
+            self.store.marks(id),
+            self.store.history_before(id, NEWEST, 1),
+        )
+        .map_err(unavailable)?;
+        let last_message = newest.into_iter().next();
+        let last_seq = last_message.as_ref().map_or(0, |message| message.seq);
+        let state = State::new(id, Loaded { row, members, marks, last_seq });
+        let known = id.kind() == ConversationKind::Room || state.role(caller).is_some();
+        let conversation = state.view().filter(|_| known).ok_or_else(not_found)?;
+        let (read_seq, _) = state.marks_of(caller);
+        let unread = last_seq.saturating_sub(read_seq);
+        Ok(ConversationHead { conversation, last_message, last_seq, read_seq, unread })
+    }
+
+    pub(super) async fn list(
+        &self,
+        caller: UserId,
+        after: Option<ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationHead>, Refusal> {
+        let ids = self.store.conversations_of(caller, after, limit).await.map_err(unavailable)?;
+        let heads = stream::iter(ids.into_iter().filter(|id| id.kind() != ConversationKind::Room));
+        let heads = heads.map(|id| async move {
+            match self.head(caller, id).await {
+                // Left between the two reads.
+                Err(refusal) if refusal.code == Code::NotFound => Ok(None),
+                head => head.map(Some),
+            }
+        });
+        heads
+            .buffered(CONCURRENT_HEADS)
+            .try_filter_map(|head| async { Ok(head) })
+            .try_collect()
+            .await
+    }
+
+    pub(super) async fn rooms(
+        &self,
+        before: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Conversation>, Refusal> {
+        let rows = self.store.rooms(before, limit).await.map_err(unavailable)?;
+        let mut rooms = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id = row.conversation_id;
+            let members = self.store.members(id).await.map_err(unavailable)?;
+            let loaded = Loaded { row: Some(row), members, ..Loaded::default() };
+            rooms.extend(State::new(id, loaded).view());
+        }
+        Ok(rooms)
+    }
+
+    /// What the caller may read. Only members now, of what was said while they were members.
+    pub(super) async fn visible(
+        &self,
+        caller: UserId,
+        id: ConversationId,
+    ) -> Result<Visible, Refusal> {
+        if id.kind() == ConversationKind::Room {
+            let row = self.store.conversation(id).await.map_err(unavailable)?;
+            return row.map(|_| Visible { id, intervals: None }).ok_or_else(not_found);
+        }
+        let members = self.store.members(id).await.map_err(unavailable)?;
+        let own = members.into_iter().filter(|row| row.user_id == caller);
+        let intervals: Vec<_> =
+            own.map(|MemberRow { joined_id, left_id, .. }| (joined_id, left_id)).collect();
+        match intervals.iter().any(|(_, left)| left.is_none()) {
+            true => Ok(Visible { id, intervals: Some(intervals) }),
+            false => Err(not_found()),
+        }
+    }
+
+    pub(super) async fn before(
+        &self,
+        visible: &Visible,
+        tail: Option<Vec<Vec<u8>>>,
+        before: Option<MessageId>,
+        limit: usize,
+    ) -> Result<History, Refusal> {
+        let before = before.unwrap_or(NEWEST);
+        let stored =
+            self.store.history_before(visible.id, before, limit + 1).await.map_err(unavailable)?;
+        let mut messages = merged(visible.id, stored, tail.as_deref(), |id| id < before)?;
+        messages.reverse();
+        let full = messages.len() > limit;
+        messages.truncate(limit);
+        let more = full && messages.last().is_some_and(|last| last.message_id > visible.lowest());
+        messages.retain(|message| visible.shows(message.message_id));
+        Ok(History { messages, more, tail_missing: tail.is_none() })
+    }
+
+    pub(super) async fn after(
+        &self,
+        visible: &Visible,
+        tail: Option<Vec<Vec<u8>>>,
+        after: MessageId,
+        limit: usize,
+    ) -> Result<History, Refusal> {
+        // From the first message that is shown on, so that a page is not spent on what is not.
+        let after = after.max(MessageId(visible.lowest().0.saturating_sub(1)));
+        let stored =
+            self.store.history_after(visible.id, after, limit + 1).await.map_err(unavailable)?;
+        let mut messages = merged(visible.id, stored, tail.as_deref(), |id| id > after)?;
+        let more = messages.len() > limit;
+        messages.truncate(limit);
+        messages.retain(|message| visible.shows(message.message_id));
+        Ok(History { messages, more, tail_missing: tail.is_none() })
+    }
+}
+
+/// Stored messages and those of the tail, oldest first, with all that the tail says of them.
+fn merged(
+    id: ConversationId,
+    mut messages: Vec<Message>,
+    tail: Option<&[Vec<u8>]>,
+    wanted: impl Fn(MessageId) -> bool,
+) -> Result<Vec<Message>, Refusal> {
+    let entries: Result<Vec<Entry>, _> =
+        tail.unwrap_or_default().iter().map(|bytes| entry(bytes)).collect();
+    let entries = entries.map_err(unreadable)?;
+    for entry in &entries {
+        let known = messages.iter().any(|message| message.message_id == entry.message_id());
+        if let Some(Change::Message(sent)) = &entry.change
+            && !known
+            && wanted(entry.message_id())
+        {
+            messages.push(rows::message(id, entry, sent).map_err(unreadable)?);
+        }
+    }
+    for message in &mut messages {
+        for entry in &entries {
+            rows::overlay(message, entry).map_err(unreadable)?;
+        }
+    }
+    messages.sort_unstable_by_key(|message| message.message_id);
+    Ok(messages)
+}
+
+fn unreadable(error: chat_protocol::record::Unreadable) -> Refusal {
+    tracing::error!(%error, "an unwritten entry cannot be read");
+    Refusal::new(Code::Internal, "The server could not read its log. It was logged.")
+}
+
+fn unavailable(error: chat_store::Error) -> Refusal {
+    tracing::debug!(%error, "the store has no answer");
+    Refusal::new(Code::StoreUnavailable, "The store does not answer at the moment. Try again.")
+        .retry_after(1_000)
+}
+
+fn not_found() -> Refusal {
+    Refusal::new(Code::NotFound, "There is no such conversation, or you are not a member of it.")
+}

@@ -1,0 +1,186 @@
+//! Finds the owner of a conversation and asks it; reads what needs no owner from the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chat_broker::{Bus, RequestError, Subject};
+use chat_protocol::api::{ConversationHead, History};
+use chat_protocol::error::{Code, Refusal};
+use chat_protocol::message::Conversation;
+use chat_protocol::{ConversationId, MessageId, Partition, UserId};
+use chat_store::Store;
+use tokio::time::Instant;
+
+use super::command::{Action, Command, Conversations, Reply};
+use super::owner::moved;
+use super::owners::{KIND_COMMAND, KIND_COMPANION, Owners};
+use super::read::Reader;
+
+/// How long a command is held while its partition changes owners.
+const HOLD: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long history waits for the owner's tail.
+const TAIL_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Conversations, wherever their owners are.
+pub struct Router {
+    owners: Arc<Owners>,
+    bus: Arc<dyn Bus>,
+    reader: Reader,
+    deadline: Duration,
+}
+
+impl Router {
+    /// A router that waits at most `deadline` for an owner's answer.
+    pub fn new(
+        owners: Arc<Owners>,
+        bus: Arc<dyn Bus>,
+        store: Arc<dyn Store>,
+        deadline: Duration,
+    ) -> Router {
+        Router { owners, bus, reader: Reader::new(store), deadline }
+    }
+
+    /// Asks the owner of a partition for something that is not about a conversation.
+    pub async fn companion(
+        &self,
+        partition: Partition,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, RequestError> {
+        if self.owners.local(partition).is_some() {
+            return Ok(self.owners.companion().request(partition, payload).await);
+        }
+        let mut tagged = vec![KIND_COMPANION];
+        tagged.extend_from_slice(&payload);
+        self.bus.request(Subject::Partition(partition), tagged.into(), deadline).await
+    }
+
+    async fn ask(&self, mut command: Command, deadline: Duration) -> Result<Reply, Refusal> {
+        let started = Instant::now();
+        let until = started + deadline;
+        loop {
+            let answer = match self.owners.submit(command.clone()) {
+                // The first poll puts the command into the owner's queue: a caller's commands keep their order.
+                Some(answer) => match tokio::time::timeout_at(until, answer).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(_)) => Err(moved()),
+                    Err(_) => return Err(no_answer()),
+                },
+                None => self.ask_elsewhere(&command, until).await?,
+            };
+            match answer {
+                Err(refusal)
+                    if refusal.code == Code::Moved && started.elapsed() < HOLD.min(deadline) =>
+                {
+                    // What was refused here may have been committed there.
+                    if let Action::Send(draft) = &mut command.action {
+                        draft.retry = true;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_elsewhere(
+        &self,
+        command: &Command,
+        until: Instant,
+    ) -> Result<Result<Reply, Refusal>, Refusal> {
+        let mut payload = vec![KIND_COMMAND];
+        if let Err(error) = serde_json::to_writer(&mut payload, command) {
+            tracing::error!(%error, "a command cannot be written");
+            return Err(Refusal::new(
+                Code::Internal,
+                "The server could not pass this on. It was logged.",
+            ));
+        }
+        let subject = Subject::Partition(command.conversation_id.partition());
+        let remaining = until.saturating_duration_since(Instant::now());
+        match self.bus.request(subject, payload.into(), remaining).await {
+            Ok(answer) => Ok(serde_json::from_slice(&answer).unwrap_or_else(|_| Err(moved()))),
+            Err(RequestError::NoResponder) => Ok(Err(moved())),
+            Err(RequestError::Deadline | RequestError::Unavailable(_)) => Err(no_answer()),
+        }
+    }
+
+    /// What the owner has committed and the store lacks. `None`: no owner said.
+    async fn tail(&self, caller: UserId, id: ConversationId) -> Option<Vec<Vec<u8>>> {
+        let command = Command {
+            conversation_id: id,
+            caller,
+            origin: None,
+            received_at: chat_protocol::Millis(0),
+            action: Action::Tail,
+        };
+        match self.ask(command, TAIL_DEADLINE).await {
+            Ok(Reply::Tail(entries)) => Some(entries),
+            // A stranger: whether they may read is found out from the store.
+            Err(refusal) if refusal.code == Code::NotFound => Some(vec![]),
+            _ => None,
+        }
+    }
+}
+
+fn no_answer() -> Refusal {
+    let detail = "There was no answer in time. It may have been carried out all the same; try again with the same id.";
+    Refusal::new(Code::DeadlineExceeded, detail).retry_after(500)
+}
+
+#[async_trait]
+impl Conversations for Router {
+    async fn command(&self, command: Command) -> Result<Reply, Refusal> {
+        self.ask(command, self.deadline).await
+    }
+
+    async fn head(&self, caller: UserId, id: ConversationId) -> Result<ConversationHead, Refusal> {
+        self.reader.head(caller, id).await
+    }
+
+    async fn list(
+        &self,
+        caller: UserId,
+        after: Option<ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationHead>, Refusal> {
+        self.reader.list(caller, after, limit).await
+    }
+
+    async fn history_before(
+        &self,
+        caller: UserId,
+        id: ConversationId,
+        before: Option<MessageId>,
+        limit: usize,
+    ) -> Result<History, Refusal> {
+        let view = self.reader.visible(caller, id).await?;
+        // The tail first: what leaves it meanwhile is in the store by the time that is read.
+        let tail = self.tail(caller, id).await;
+        self.reader.before(&view, tail, before, limit).await
+    }
+
+    async fn history_after(
+        &self,
+        caller: UserId,
+        id: ConversationId,
+        after: MessageId,
+        limit: usize,
+    ) -> Result<History, Refusal> {
+        let view = self.reader.visible(caller, id).await?;
+        let tail = self.tail(caller, id).await;
+        self.reader.after(&view, tail, after, limit).await
+    }
+
+    async fn rooms(
+        &self,
+        before: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<Conversation>, Refusal> {
+        self.reader.rooms(before, limit).await
+    }
+}

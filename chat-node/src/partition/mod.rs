@@ -1,0 +1,11 @@
+//! The log of one partition and who owns it: opening, fenced appends, ids and their reservation, watermarks.
+//!
+//! [`ownership`] decides, as a pure state machine; [`append`] talks to the broker until an append is settled. Nothing
+//! here knows what the entries mean.
+
+pub mod append;
+pub mod ownership;
+#[cfg(test)]
+mod tests;
+
+pub use ownership::{Lease, Ownership};

@@ -1,0 +1,316 @@
+//! What an owner of a partition may do, decided without I/O.
+//!
+//! Every rule here is needed: `tests/model` shows, for each one left out, a lost or doubled message. The rules are told in
+//! `docs/log.md`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use chat_broker::Sequence;
+use chat_protocol::record::{Entry, Record, RecordKind};
+use chat_protocol::{MessageId, Millis, NodeId, Partition};
+use chat_store::Checkpoint;
+
+/// How far ahead of its clock an owner reserves ids.
+pub const RESERVATION_MS: u64 = 10_000;
+
+/// How much an opening record reserves above its floor at least, if the owner's clock is behind.
+const RESERVATION_ABOVE_FLOOR_MS: u64 = 1_000;
+
+/// A tick is due when less than this is left of the reservation.
+const RESERVATION_LEFT_MS: u64 = 6_000;
+
+/// One start of one node's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The node.
+    pub node: NodeId,
+    /// Drawn at random when its process started.
+    pub start: u64,
+}
+
+/// The last record of a partition, or what the store's checkpoint says of it if the partition was found empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tip {
+    sequence: Sequence,
+    epoch: u64,
+    reserved_until: MessageId,
+}
+
+impl Tip {
+    /// From the last record.
+    pub fn of_record(sequence: Sequence, record: &Record) -> Tip {
+        Tip { sequence, epoch: record.epoch, reserved_until: MessageId(record.reserved_until) }
+    }
+
+    /// Of an empty partition: floor and epoch are those that the checkpoint kept.
+    pub fn of_empty(checkpoint: &Checkpoint) -> Tip {
+        let Checkpoint { epoch, reserved_until, .. } = *checkpoint;
+        Tip { sequence: Sequence(0), epoch, reserved_until }
+    }
+
+    /// Nobody has ever owned this partition.
+    pub fn is_unused(&self) -> bool {
+        self.sequence == Sequence(0) && self.epoch == 0
+    }
+}
+
+/// An append to be sent, the same bytes until it is settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Last sequence of the partition as the owner knows it.
+    pub expected: Sequence,
+    /// The record.
+    pub payload: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The opening record is not accepted yet.
+    Opening,
+    /// Accepted; what was in the log before is being written. No command, no watermark.
+    Replaying,
+    Open,
+    /// The closing record was sent: publishes nothing more.
+    Closing,
+    /// Closed, or another owner was found in the log.
+    Over,
+}
+
+struct Pending {
+    append: Append,
+    reserved_until: MessageId,
+    /// Ids it carries, to be forgotten if it was certainly not appended.
+    ids: Vec<MessageId>,
+}
+
+/// One owner of one partition, from its opening record to its end.
+pub struct Ownership {
+    partition: Partition,
+    lease: Lease,
+    epoch: u64,
+    phase: Phase,
+    expected: Sequence,
+    /// `reserved_until` of the record this owner opened on. Its ids start above.
+    floor: MessageId,
+    /// Highest id issued or watermark published by this owner. Ids start above.
+    used: MessageId,
+    /// Highest id issued by this owner.
+    issued: MessageId,
+    /// Highest `reserved_until` this owner got accepted.
+    reserved: MessageId,
+    /// Highest watermark published.
+    published: MessageId,
+    pending: Option<Pending>,
+    /// Ids issued whose entries are not fully in the store, in order: waiting in an append, in doubt, or in the log.
+    unwritten: VecDeque<MessageId>,
+}
+
+impl Ownership {
+    /// Prepares the opening record on top of the partition's last one. `now` may be wrong: the floor counts.
+    pub fn open(partition: Partition, lease: Lease, tip: Tip, now: Millis) -> Ownership {
+        let floor = tip.reserved_until;
+        let above_floor = MessageId::last_of(floor.created_at().plus(RESERVATION_ABOVE_FLOOR_MS));
+        let reserved_until = MessageId::last_of(now.plus(RESERVATION_MS)).max(above_floor);
+        let mut ownership = Ownership {
+            partition,
+            lease,
+            epoch: tip.epoch + 1,
+            phase: Phase::Opening,
+            expected: tip.sequence,
+            floor,
+            used: MessageId::ZERO,
+            issued: MessageId::ZERO,
+            reserved: floor,
+            published: MessageId::ZERO,
+            pending: None,
+            unwritten: VecDeque::new(),
+        };
+        ownership.prepare(RecordKind::Opening, reserved_until, vec![]);
+        ownership
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    /// One more than the epoch of the owner before.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The append to send, if one is not settled. Nothing else of this partition is sent meanwhile.
+    pub fn append(&self) -> Option<&Append> {
+        self.pending.as_ref().map(|pending| &pending.append)
+    }
+
+    /// Commands may be decided.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Closed or deposed.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Last sequence of the partition as this owner knows it.
+    pub fn sequence(&self) -> Sequence {
+        self.expected
+    }
+
+    /// What was in the log before the opening record is in the store: commands and watermarks from here on.
+    pub fn replayed(&mut self) {
+        if self.phase == Phase::Replaying {
+            self.phase = Phase::Open;
+        }
+    }
+
+    /// Issues the next id. `None`: not open, an append is under way, or the reservation is used up (a tick or any record
+    /// extends it).
+    pub fn next_id(&mut self, now: Millis) -> Option<MessageId> {
+        if self.phase != Phase::Open || self.pending.is_some() {
+            return None;
+        }
+        let above = self.floor.max(self.used).next_in(self.partition);
+        let id = MessageId::first_of(now, self.partition).max(above);
+        if id > self.reserved {
+            return None;
+        }
+        self.used = id;
+        self.issued = id;
+        self.unwritten.push_back(id);
+        Some(id)
+    }
+
+    /// Takes back ids that were issued for a batch that was not prepared: the newest ones. They are not issued again.
+    pub fn forget(&mut self, ids: &[MessageId]) {
+        self.unwritten.retain(|id| !ids.contains(id));
+    }
+
+    /// Prepares a record of entries whose ids this owner has just issued.
+    pub fn batch(&mut self, entries: Vec<Entry>, now: Millis) {
+        debug_assert!(self.phase == Phase::Open && self.pending.is_none());
+        self.prepare(RecordKind::Batch, self.extended(now), entries);
+    }
+
+    /// Whether the reservation should be extended: nothing else did for a while.
+    pub fn tick_due(&self, now: Millis) -> bool {
+        let wanted = MessageId::last_of(now.plus(RESERVATION_LEFT_MS));
+        self.phase == Phase::Open && self.pending.is_none() && self.reserved < wanted
+    }
+
+    /// Prepares a tick.
+    pub fn tick(&mut self, now: Millis) {
+        debug_assert!(self.phase == Phase::Open && self.pending.is_none());
+        self.prepare(RecordKind::Tick, self.extended(now), vec![]);
+    }
+
+    /// Prepares the closing record; from here on nothing is published. Its `reserved_until` is exactly what was used, so
+    /// that the next owner's ids do not run ahead of time. `false`: an append is under way, or it is not open.
+    pub fn close(&mut self) -> bool {
+        if self.phase != Phase::Open || self.pending.is_some() {
+            return false;
+        }
+        self.phase = Phase::Closing;
+        self.prepare(RecordKind::Closing, self.floor.max(self.used), vec![]);
+        true
+    }
+
+    /// The append under way is in the log, at this sequence.
+    pub fn accepted(&mut self, sequence: Sequence) {
+        let Some(pending) = self.pending.take() else { return };
+        self.expected = sequence;
+        self.reserved = self.reserved.max(pending.reserved_until);
+        self.phase = match self.phase {
+            Phase::Opening => Phase::Replaying,
+            Phase::Closing => Phase::Over,
+            phase => phase,
+        };
+    }
+
+    /// The append under way was certainly not appended and never will be. Its ids are not used again.
+    pub fn dropped(&mut self) {
+        let Some(pending) = self.pending.take() else { return };
+        self.forget(&pending.ids);
+        if self.phase == Phase::Closing {
+            self.phase = Phase::Open;
+        }
+    }
+
+    /// The log holds another owner's record where this one's append should be.
+    pub fn deposed(&mut self) {
+        self.pending = None;
+        self.phase = Phase::Over;
+    }
+
+    /// The entry with this id, and its inbox rows, are in the store.
+    pub fn written(&mut self, id: MessageId) {
+        if self.unwritten.front() == Some(&id) {
+            self.unwritten.pop_front();
+        } else {
+            self.unwritten.retain(|unwritten| *unwritten != id);
+        }
+    }
+
+    /// Everything up to this id is in the store.
+    pub fn written_up_to(&mut self, id: MessageId) {
+        while self.unwritten.front().is_some_and(|first| *first <= id) {
+            self.unwritten.pop_front();
+        }
+    }
+
+    /// The lowest id issued that is not in the store.
+    pub fn lowest_unwritten(&self) -> Option<MessageId> {
+        self.unwritten.front().copied()
+    }
+
+    /// Highest id issued in this partition, by this owner or any before.
+    pub fn highest_issued(&self) -> MessageId {
+        self.issued.max(self.floor)
+    }
+
+    /// The watermark to publish now: every id up to it is in the store, and this call binds it: no id up to it is issued
+    /// any more. `heard` is the highest id or watermark heard of any partition, so that an idle partition whose owner's
+    /// clock is behind does not hold up the others.
+    pub fn watermark(&mut self, now: Millis, heard: MessageId) -> Option<MessageId> {
+        if self.phase != Phase::Open {
+            return None;
+        }
+        let candidate = match self.unwritten.front() {
+            Some(first) => MessageId(first.0 - 1),
+            None => {
+                let own_clock = MessageId::last_of(Millis(now.0.saturating_sub(1)));
+                self.reserved.min(own_clock.max(heard).max(self.floor))
+            }
+        };
+        self.published = self.published.max(candidate);
+        self.used = self.used.max(self.published);
+        Some(self.published)
+    }
+
+    /// What the store keeps, so that a partition found empty still has its floor and epoch.
+    pub fn checkpoint(&self, sequence: Sequence) -> Checkpoint {
+        Checkpoint { sequence: sequence.0, reserved_until: self.reserved, epoch: self.epoch }
+    }
+
+    /// A reservation that never falls.
+    fn extended(&self, now: Millis) -> MessageId {
+        self.reserved.max(MessageId::last_of(now.plus(RESERVATION_MS)))
+    }
+
+    fn prepare(&mut self, kind: RecordKind, reserved_until: MessageId, entries: Vec<Entry>) {
+        let ids = entries.iter().map(Entry::message_id).collect();
+        let record = Record {
+            kind: kind as i32,
+            epoch: self.epoch,
+            node: self.lease.node.as_bytes().to_vec(),
+            start: self.lease.start,
+            reserved_until: reserved_until.0,
+            entries,
+        };
+        let append = Append { expected: self.expected, payload: record.to_bytes().into() };
+        self.pending = Some(Pending { append, reserved_until, ids });
+    }
+}

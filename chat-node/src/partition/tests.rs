@@ -1,0 +1,309 @@
+//! Random lives of several owners over one fenced log, with clocks that jump both ways.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use chat_broker::Sequence;
+use chat_protocol::record::{Change, Entry, ReadMarked, Record, RecordKind};
+use chat_protocol::{ConversationId, MessageId, Millis, NodeId, Partition, UserId};
+use chat_store::Checkpoint;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::ownership::{Lease, Ownership, Tip};
+
+const PARTITION: Partition = Partition(7);
+const OWNERS: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Reads the last record, or the one before it if the read is stale, and prepares an opening record.
+    Open {
+        owner: usize,
+        stale: bool,
+    },
+    Batch {
+        owner: usize,
+        entries: usize,
+    },
+    Tick {
+        owner: usize,
+    },
+    Close {
+        owner: usize,
+    },
+    /// The append under way reaches the log, or is refused by it.
+    Land {
+        owner: usize,
+    },
+    /// The owner learns what became of its append.
+    Answer {
+        owner: usize,
+    },
+    /// The oldest committed entry gets into the store.
+    Write {
+        owner: usize,
+    },
+    Publish {
+        owner: usize,
+    },
+    /// The partition is found empty, once: against the contract, which keeps the last record.
+    Expire,
+}
+
+/// A step, and the clock its owner looks at: any clock at any time.
+fn steps() -> impl Strategy<Value = Vec<(Step, u64)>> {
+    let owner = 0..OWNERS;
+    let step = prop_oneof![
+        2 => (owner.clone(), any::<bool>()).prop_map(|(owner, stale)| Step::Open { owner, stale }),
+        4 => (owner.clone(), 1usize..4).prop_map(|(owner, entries)| Step::Batch { owner, entries }),
+        2 => owner.clone().prop_map(|owner| Step::Tick { owner }),
+        1 => owner.clone().prop_map(|owner| Step::Close { owner }),
+        8 => owner.clone().prop_map(|owner| Step::Land { owner }),
+        8 => owner.clone().prop_map(|owner| Step::Answer { owner }),
+        5 => owner.clone().prop_map(|owner| Step::Write { owner }),
+        5 => owner.prop_map(|owner| Step::Publish { owner }),
+        1 => Just(Step::Expire),
+    ];
+    prop::collection::vec((step, 0u64..60_000), 1..250)
+}
+
+#[derive(Default)]
+struct World {
+    /// Accepted records, by sequence − 1.
+    log: Vec<Bytes>,
+    expired: usize,
+    owners: Vec<Option<Ownership>>,
+    /// Committed entries of each owner that are not written.
+    unwritten: Vec<Vec<MessageId>>,
+    stored: BTreeSet<MessageId>,
+    watermark: MessageId,
+}
+
+impl World {
+    fn last_sequence(&self) -> u64 {
+        if self.log.len() == self.expired { 0 } else { self.log.len() as u64 }
+    }
+
+    fn record(&self, index: usize) -> Record {
+        Record::from_bytes(&self.log[index]).unwrap()
+    }
+
+    fn tip(&self, stale: bool) -> Tip {
+        let read = self.log.len() - usize::from(stale && self.log.len() > self.expired + 1);
+        if self.log.is_empty() {
+            return Tip::of_empty(&Checkpoint::default());
+        }
+        let last = self.record(read - 1);
+        if read <= self.expired {
+            let reserved_until = MessageId(last.reserved_until);
+            return Tip::of_empty(&Checkpoint {
+                sequence: read as u64,
+                reserved_until,
+                epoch: last.epoch,
+            });
+        }
+        Tip::of_record(Sequence(read as u64), &last)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
+        (0..self.log.len())
+            .flat_map(|index| self.record(index).entries)
+            .map(|entry| entry.message_id())
+    }
+
+    fn step(&mut self, step: &Step, now: Millis) {
+        match *step {
+            Step::Open { owner, stale } if self.owners[owner].is_none() => {
+                let lease = Lease { node: NodeId(Uuid::from_u128(owner as u128)), start: 1 };
+                self.owners[owner] = Some(Ownership::open(PARTITION, lease, self.tip(stale), now));
+                self.unwritten[owner].clear();
+            }
+            Step::Batch { owner, entries } => {
+                let Some(ownership) = &mut self.owners[owner] else { return };
+                let ids: Vec<_> = (0..entries).map_while(|_| ownership.next_id(now)).collect();
+                if !ids.is_empty() {
+                    ownership.batch(ids.into_iter().map(entry).collect(), now);
+                }
+            }
+            Step::Tick { owner } => {
+                if let Some(ownership) = self.owners[owner].as_mut().filter(|o| o.tick_due(now)) {
+                    ownership.tick(now);
+                }
+            }
+            Step::Close { owner } => {
+                if let Some(ownership) = &mut self.owners[owner] {
+                    ownership.close();
+                }
+            }
+            Step::Land { owner } => {
+                let last = self.last_sequence();
+                let append = self.owners[owner].as_ref().and_then(Ownership::append);
+                if let Some(append) = append.filter(|append| append.expected.0 == last) {
+                    let payload = append.payload.clone();
+                    self.log.push(payload);
+                }
+            }
+            Step::Answer { owner } => self.answer(owner),
+            Step::Write { owner } => {
+                if self.unwritten[owner].is_empty() {
+                    return;
+                }
+                let id = self.unwritten[owner].remove(0);
+                self.stored.insert(id);
+                if let Some(ownership) = &mut self.owners[owner] {
+                    ownership.written(id);
+                }
+            }
+            Step::Publish { owner } => {
+                let heard = self.watermark;
+                if let Some(ownership) = &mut self.owners[owner]
+                    && let Some(watermark) = ownership.watermark(now, heard)
+                {
+                    self.watermark = self.watermark.max(watermark);
+                }
+            }
+            Step::Expire if self.expired == 0 && self.ids().all(|id| self.stored.contains(&id)) => {
+                self.expired = self.log.len()
+            }
+            _ => {}
+        }
+    }
+
+    /// What `append::settle` finds out, and what the owner then does.
+    fn answer(&mut self, owner: usize) {
+        let Some(ownership) = &mut self.owners[owner] else { return };
+        let Some(append) = ownership.append().cloned() else { return };
+        // The record that stands behind the expected one; an emptied partition begins anew behind what expired.
+        let behind = if append.expected.0 == 0 { self.expired } else { append.expected.0 as usize };
+        let Some(found) = self.log.get(behind) else { return };
+        if *found != append.payload {
+            ownership.deposed();
+            self.owners[owner] = None;
+            return;
+        }
+        ownership.accepted(Sequence(behind as u64 + 1));
+        let record = Record::from_bytes(&append.payload).unwrap();
+        if record.kind == RecordKind::Opening as i32 {
+            // The replay: everything in the log so far gets into the store.
+            let before: Vec<_> = self.ids().collect();
+            self.stored.extend(before);
+            if let Some(ownership) = &mut self.owners[owner] {
+                ownership.replayed();
+            }
+        }
+        self.unwritten[owner].extend(record.entries.iter().map(Entry::message_id));
+        if self.owners[owner].as_ref().is_some_and(Ownership::is_over) {
+            self.owners[owner] = None;
+        }
+    }
+
+    fn check(&self) -> Result<(), TestCaseError> {
+        let ids: Vec<_> = self.ids().collect();
+        prop_assert!(
+            ids.is_sorted_by(|one, other| one < other),
+            "ids do not increase in log order: {ids:?}"
+        );
+        for id in ids {
+            prop_assert_eq!(id.partition(), PARTITION);
+            let known = id > self.watermark || self.stored.contains(&id);
+            prop_assert!(
+                known,
+                "{id} is below the watermark {} and not in the store",
+                self.watermark
+            );
+        }
+        Ok(())
+    }
+}
+
+fn entry(id: MessageId) -> Entry {
+    let user = UserId(Uuid::nil());
+    let conversation = ConversationId::direct(user, user).as_bytes().to_vec();
+    let change = Change::Read(ReadMarked { user: user.as_bytes().to_vec(), seq: 1 });
+    Entry { id: id.0, conversation, change: Some(change) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ids_increase_and_watermarks_hold_whatever_the_clocks_say(steps in steps()) {
+        let mut world = World {
+            owners: (0..OWNERS).map(|_| None).collect(),
+            unwritten: vec![vec![]; OWNERS],
+            ..World::default()
+        };
+        // As in any platform that has been started once.
+        for step in [Step::Open { owner: 0, stale: false }, Step::Land { owner: 0 }, Step::Answer { owner: 0 }] {
+            world.step(&step, Millis::from_2025(1_000_000));
+        }
+        for (step, now) in steps {
+            world.step(&step, Millis::from_2025(1_000_000 + now));
+            world.check()?;
+        }
+    }
+}
+
+fn opened(tip: Tip, now: Millis) -> Ownership {
+    let lease = Lease { node: NodeId(Uuid::nil()), start: 1 };
+    let mut ownership = Ownership::open(PARTITION, lease, tip, now);
+    ownership.accepted(Sequence(1));
+    ownership.replayed();
+    ownership
+}
+
+fn unused() -> Tip {
+    Tip::of_empty(&Checkpoint::default())
+}
+
+#[test]
+fn before_its_opening_record_is_accepted_an_owner_issues_and_publishes_nothing() {
+    let now = Millis::from_2025(1_000);
+    let lease = Lease { node: NodeId(Uuid::nil()), start: 1 };
+    let mut ownership = Ownership::open(PARTITION, lease, unused(), now);
+    assert_eq!(ownership.next_id(now), None);
+    assert_eq!(ownership.watermark(now, MessageId::ZERO), None);
+    ownership.accepted(Sequence(1));
+    assert_eq!(
+        ownership.watermark(now, MessageId::ZERO),
+        None,
+        "the log before it is not replayed yet"
+    );
+}
+
+#[test]
+fn ids_stay_within_the_accepted_reservation() {
+    let now = Millis::from_2025(1_000);
+    let mut ownership = opened(unused(), now);
+    let far_ahead = now.plus(60_000);
+    assert_eq!(ownership.next_id(far_ahead), None);
+    assert!(ownership.tick_due(far_ahead));
+    ownership.tick(far_ahead);
+    assert_eq!(ownership.next_id(far_ahead), None, "a reservation counts once it is accepted");
+    ownership.accepted(Sequence(2));
+    assert!(ownership.next_id(far_ahead).is_some());
+}
+
+#[test]
+fn a_closing_record_reserves_exactly_what_was_used() {
+    let now = Millis::from_2025(1_000);
+    let mut ownership = opened(unused(), now);
+    let watermark = ownership.watermark(now, MessageId::ZERO).unwrap();
+    assert!(ownership.close());
+    let record = Record::from_bytes(&ownership.append().unwrap().payload).unwrap();
+    assert_eq!(record.reserved_until, watermark.0);
+    assert_eq!(ownership.watermark(now.plus(1_000), MessageId::ZERO), None, "silent after closing");
+}
+
+#[test]
+fn an_append_that_was_certainly_refused_frees_its_ids_for_the_watermark() {
+    let now = Millis::from_2025(1_000);
+    let mut ownership = opened(unused(), now);
+    let id = ownership.next_id(now).unwrap();
+    ownership.batch(vec![entry(id)], now);
+    assert!(ownership.watermark(now.plus(100), MessageId::ZERO).unwrap() < id);
+    ownership.dropped();
+    assert!(ownership.watermark(now.plus(100), MessageId::ZERO).unwrap() > id);
+    assert!(ownership.next_id(now).unwrap() > id, "an id is never issued twice");
+}

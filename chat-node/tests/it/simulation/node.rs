@@ -1,0 +1,110 @@
+//! One node of the simulation: owners, router and watermarks over faulty ports.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chat_broker::faulty::{FaultyBroker, Faults};
+use chat_broker::{Broker, Bus, Receiver, Subject};
+use chat_node::clock::Clock;
+use chat_node::conversation::metrics::Metrics;
+use chat_node::conversation::owner::Shared;
+use chat_node::conversation::owners::{Companion, Owners};
+use chat_node::conversation::router::Router;
+use chat_node::partition::Lease;
+use chat_node::watermark::{Announcement, PartitionState, Watermarks};
+use chat_protocol::{Millis, NodeId, Partition};
+use chat_store::Store;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) clock: Clock,
+    pub(super) owners: Arc<Owners>,
+    pub(super) router: Arc<Router>,
+    pub(super) watermarks: Arc<Watermarks>,
+}
+
+/// Nothing lives beside the conversations here.
+struct NoCompanion;
+
+#[async_trait]
+impl Companion for NoCompanion {
+    async fn open(&self, _: Partition, _: u64) {}
+    fn close(&self, _: Partition) {}
+    async fn request(&self, _: Partition, _: Bytes) -> Bytes {
+        Bytes::new()
+    }
+}
+
+struct Ear(std::sync::OnceLock<Arc<Owners>>);
+
+impl Receiver for Ear {
+    fn deliver(&self, subjects: &[Subject], payload: Bytes) {
+        if subjects.contains(&Subject::Watermarks)
+            && let Some(owners) = self.0.get()
+        {
+            owners.hear(&payload);
+        }
+    }
+}
+
+impl Node {
+    pub(super) async fn start(
+        number: u64,
+        broker: Arc<dyn Broker>,
+        store: Arc<dyn Store>,
+        faults: &Faults,
+        wall: Millis,
+        used: &[Partition],
+    ) -> Node {
+        let id = NodeId(uuid::Uuid::from_u128(number as u128 + 1));
+        let broker: Arc<dyn Broker> = Arc::new(FaultyBroker::new(broker, faults.clone(), id));
+        let ear = Arc::new(Ear(std::sync::OnceLock::new()));
+        let bus: Arc<dyn Bus> = loop {
+            if let Ok(bus) = broker.connect(ear.clone()).await {
+                break bus;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        while bus.subscribe(Subject::Watermarks).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let clock = Clock::manual(wall);
+        let shared = Arc::new(Shared {
+            broker,
+            bus: bus.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            lease: Lease { node: id, start: number },
+            room_window: Duration::from_millis(20),
+            log_retention: Duration::from_secs(3_600),
+            unwritten_bytes: AtomicUsize::new(0),
+            metrics: Metrics::default(),
+        });
+        let watermarks = Arc::new(Watermarks::new(id));
+        watermarks.hear(&everything_else_is_far_ahead(used));
+        let tracker = TaskTracker::new();
+        let owners = Owners::new(shared, watermarks.clone(), Arc::new(NoCompanion), tracker.clone());
+        assert!(ear.0.set(owners.clone()).is_ok(), "set once");
+        tracker.spawn(owners.clone().announce(CancellationToken::new()));
+        let router = Arc::new(Router::new(owners.clone(), bus, store, Duration::from_secs(3)));
+        Node { id, clock, owners, router, watermarks }
+    }
+}
+
+/// Only a few partitions take part in a simulation; the others hold nobody up.
+fn everything_else_is_far_ahead(used: &[Partition]) -> Announcement {
+    let partitions = Partition::conversations()
+        .filter(|partition| !used.contains(partition))
+        .map(|partition| PartitionState {
+            partition: partition.0 as u32,
+            watermark: u64::MAX >> 1,
+            highest: 0,
+        })
+        .collect();
+    Announcement { node: vec![], partitions, echoes: vec![], probe: 0 }
+}
