@@ -30,3 +30,6 @@ pub const DUPLICATE_MEMORY_MS: u64 = 60_000;
 
 /// After an opening record every command counts as a repeat for this long: one sent to the previous owner may be late.
 pub const FRESH_OWNER_MS: u64 = 60_000;
+
+/// How long a leaving node goes on sending what waits for a socket.
+pub const DRAIN_FLUSH_MS: u64 = 5_000;
