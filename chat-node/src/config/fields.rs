@@ -213,10 +213,10 @@ settings! {
         access_lifetime_ms: u64 = "900000" in 1_000..=86_400_000;
         /// Life of a refresh token in days, counted from its last use.
         refresh_lifetime_days: u64 = "60" in 1..=3_650;
-        /// Files with signing keys, each at least 32 bytes. The first one signs, all of them verify: put a new key in
-        /// front, and remove the old one when its last token has expired. If absent, the node makes `token.key` in
-        /// `data_dir` and keeps it.
-        key_files: Vec<PathBuf> = "";
+        /// File with signing keys, a JSON Web Key Set (RFC 7517) of `oct` keys. The first one signs, all of them verify:
+        /// put a new key in front, and remove the old one when its last token has expired. If absent, the node makes
+        /// `token.key` in `data_dir` and keeps it.
+        key_file: Option<PathBuf> = "";
     }
 
     /// Tokens of an external OpenID Connect issuer, accepted besides the node's own. All three or none.

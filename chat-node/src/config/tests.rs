@@ -32,7 +32,7 @@ fn gather(
 fn without_any_source_every_setting_has_its_default() {
     let config = gather(&[], &[], None).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.token.key_files, Vec::<std::path::PathBuf>::new());
+    assert_eq!(config.token.key_file, None);
     assert_eq!(config.public_url, None);
     assert!(config.rate_limits.enabled);
 }

@@ -214,10 +214,6 @@ impl Owners {
         Some(answer)
     }
 
-    /// What is kept beside the conversations.
-    pub fn companion(&self) -> &Arc<dyn Companion> {
-        &self.companion
-    }
 }
 
 /// Answers requests of other nodes.

@@ -44,16 +44,18 @@ impl Router {
         Router { owners, bus, reader: Reader::new(store), deadline }
     }
 
-    /// Asks the owner of a partition for something that is not about a conversation.
+    /// Whether this node owns a partition.
+    pub fn is_local(&self, partition: Partition) -> bool {
+        self.owners.local(partition).is_some()
+    }
+
+    /// Asks the owner of a partition, on another node, for something that is not about a conversation.
     pub async fn companion(
         &self,
         partition: Partition,
         payload: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, RequestError> {
-        if self.owners.local(partition).is_some() {
-            return Ok(self.owners.companion().request(partition, payload).await);
-        }
         let mut tagged = vec![KIND_COMPANION];
         tagged.extend_from_slice(&payload);
         self.bus.request(Subject::Partition(partition), tagged.into(), deadline).await

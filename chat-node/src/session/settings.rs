@@ -29,6 +29,8 @@ pub struct Settings {
     pub connections_max: usize,
     /// Origins, such as `https://chat.example.org`, whose pages may open a WebSocket, besides the node's own host.
     pub allowed_origins: Vec<String>,
+    /// Longest wait of a long poll.
+    pub poll_wait_ms_max: u64,
     /// How long a drain lets a socket take what waits for it.
     pub flush_timeout_ms: u64,
 }
@@ -58,6 +60,7 @@ impl Default for Settings {
             rate: Some(Rate { per_second: 50, burst: 200 }),
             connections_max: 1_000_000,
             allowed_origins: Vec::new(),
+            poll_wait_ms_max: 25_000,
             flush_timeout_ms: 5_000,
         }
     }

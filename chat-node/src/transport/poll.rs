@@ -18,7 +18,7 @@ use chat_protocol::cursor::Cursor;
 use chat_protocol::encoding::Encoding;
 use chat_protocol::error::{Code, Refusal};
 use chat_protocol::frame::ServerFrame;
-use chat_protocol::limits::{CURSOR_ROOMS_MAX, POLL_WAIT_MS_MAX};
+use chat_protocol::limits::CURSOR_ROOMS_MAX;
 use chat_protocol::{ConversationId, MessageId, SessionId};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -31,7 +31,7 @@ use crate::delivery::{Class, Frame};
 use crate::hub::{Item, Outbox, Subscription, Taken};
 use crate::session::hello::Start;
 use crate::session::pull::{self, Pulled};
-use crate::session::{Gateway, Transport};
+use crate::session::{Gateway, Transport, Settings};
 
 /// A plain poll with nothing to tell asks for this pause.
 const POLL_PAUSE_MS: u64 = 5_000;
@@ -103,7 +103,7 @@ async fn answer(gateway: &Arc<Gateway>, caller: Caller, asked: Asked) -> Result<
         gateway.elapsed(),
     );
     let _counted = gateway.sessions.count(Transport::Poll);
-    let wait = wait(asked.wait_ms.unwrap_or(0), parts.settings.offline_after_ms);
+    let wait = wait(asked.wait_ms.unwrap_or(0), &parts.settings);
     let outbox = Arc::new(Outbox::new(SessionId::random(), caller.device_id));
     add_rooms(gateway, &caller, &mut start, rooms).await?;
     // Before the read: what is published after it is not missed.
@@ -135,8 +135,8 @@ async fn answer(gateway: &Arc<Gateway>, caller: Caller, asked: Asked) -> Result<
 }
 
 /// How long to wait: what was asked, and no longer than a connection may be silent.
-fn wait(asked_ms: u64, offline_after_ms: u64) -> Duration {
-    let allowed_ms = POLL_WAIT_MS_MAX.min(offline_after_ms * 5 / 6);
+fn wait(asked_ms: u64, settings: &Settings) -> Duration {
+    let allowed_ms = settings.poll_wait_ms_max.min(settings.offline_after_ms * 5 / 6);
     Duration::from_millis(asked_ms.min(allowed_ms))
 }
 

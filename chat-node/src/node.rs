@@ -1,0 +1,490 @@
+//! The composition root: builds everything, runs it, and ends it in order.
+//!
+//! The end: 1. not ready, and no more connections; 2. clients are told to come back, and their sockets close; 3. requests
+//! under way finish; 4. owners settle, write and close their logs; 5. tasks end; 6. store and log close.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use async_trait::async_trait;
+use bytes::Bytes;
+use chat_broker::embedded::EmbeddedBroker;
+use chat_broker::{Broker, Receiver, RequestError, Revision, Subject};
+use chat_protocol::id::PARTITIONS;
+use chat_protocol::{NodeId, Partition};
+use chat_store::Store;
+use chat_store::embedded::EmbeddedStore;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::admin::{self, Admin};
+use crate::auth::{self, Auth, KeyRing, PasswordCost};
+use crate::backup::{STORE_EPOCH_KEY, epoch_value};
+use crate::clock::Clock;
+use crate::config::{Config, Sources};
+use crate::conversation::metrics::Metrics;
+use crate::conversation::owner::Shared;
+use crate::conversation::owners::{Companion, Owners};
+use crate::conversation::router::Router;
+use crate::data_directory::DataDirectory;
+use crate::hub::Hub;
+use crate::partition::Lease;
+use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
+use crate::session::{self, Gateway, Parts};
+use crate::watermark::Watermarks;
+use crate::{http, presence, server, transport};
+
+/// Records stay in the log at least this long.
+const LOG_RETENTION: Duration = Duration::from_secs(72 * 3_600);
+
+/// How often rows whose time is over are removed.
+const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Deadline of requests between nodes about presence.
+const PRESENCE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What a node keeps of its data directory while it runs.
+struct Ports {
+    broker: Arc<dyn Broker>,
+    store: Arc<dyn Store>,
+    _directory: Option<DataDirectory>,
+}
+
+/// Everything that runs.
+struct Node {
+    owners: Arc<Owners>,
+    watermarks: Arc<Watermarks>,
+    gateway: Arc<Gateway>,
+    hub: Arc<Hub>,
+    api: axum::Router,
+    document: utoipa::openapi::OpenApi,
+    registry: Registry,
+    /// Tasks that serve: they end before the owners do.
+    serving: TaskTracker,
+    /// Tasks that keep things going: they end last.
+    keeping: TaskTracker,
+    stop_keeping: CancellationToken,
+    owning: TaskTracker,
+}
+
+/// Runs a node until `stop` is called, and then ends it gracefully.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let directory = DataDirectory::open(&config.data_dir)?;
+    let keys = keys(&config, &directory)?;
+    let listener = listen(config.listen, "listen").await?;
+    let admin_listener = listen(config.admin_listen, "admin_listen").await?;
+    let ports = open(&config, directory)?;
+    let epoch = agree_on_epoch(&*ports.broker, &*ports.store).await?;
+    let node = build(&config, &ports, keys, epoch).await?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let stop_accepting = CancellationToken::new();
+    Partition::all().for_each(|partition| node.owners.take(partition));
+    node.keeping.spawn(node.owners.clone().announce(node.stop_keeping.clone()));
+    node.keeping.spawn(expire(ports.store.clone(), node.stop_keeping.clone()));
+    let admin = Admin {
+        registry: Arc::new(node.registry),
+        not_ready: not_ready(node.owners.clone(), node.watermarks.clone(), draining.clone()),
+        token: config.admin_token.clone(),
+    };
+    let admin_settings = server::Settings { proxies: vec![], ..server_settings(&config) };
+    let stop_admin = node.stop_keeping.clone();
+    let admin_address = admin_listener.local_addr()?;
+    node.keeping.spawn(server::serve(admin_listener, admin::router(admin), admin_settings, node.keeping.clone(), stop_admin));
+    let address = listener.local_addr()?;
+    let settings = server_settings(&config);
+    node.serving.spawn(server::serve(listener, node.api, settings, node.serving.clone(), stop_accepting.clone()));
+    tracing::info!(%address, admin = %admin_address, data = %config.data_dir.display(), "serving at http://{address}/");
+
+    stop.cancelled().await;
+    let grace = Duration::from_millis(config.shutdown.grace_ms);
+    let ended = async {
+        draining.store(true, Ordering::Relaxed);
+        tracing::info!("ending: clients are told to connect again");
+        stop_accepting.cancel();
+        let flush = Duration::from_millis(config.shutdown.drain_jitter_ms) + Duration::from_secs(10);
+        let drained = node.gateway.sessions.drain(config.shutdown.drain_jitter_ms, flush).await;
+        node.serving.close();
+        node.serving.wait().await;
+        node.owners.release_all();
+        node.owning.close();
+        node.owning.wait().await;
+        node.stop_keeping.cancel();
+        node.keeping.close();
+        node.keeping.wait().await;
+        node.hub.detach();
+        drained
+    };
+    match tokio::time::timeout(grace, ended).await {
+        Ok(drained) => tracing::info!(told = drained.told, cut_off = drained.cut_off, "ended"),
+        Err(_) => tracing::warn!("ended before everything was done: the grace time is over"),
+    }
+    Ok(())
+}
+
+/// The OpenAPI document of the HTTP API, as JSON.
+pub fn openapi() -> String {
+    let document = async {
+        let ports = Ports {
+            broker: Arc::new(EmbeddedBroker::memory()),
+            store: Arc::new(EmbeddedStore::memory()),
+            _directory: None,
+        };
+        let node = build(&Config::load(&Sources::default())?, &ports, KeyRing::random(), 0).await?;
+        Ok::<_, anyhow::Error>(node.document.to_pretty_json()?)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let made = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(document));
+    made.unwrap_or_else(|error| format!("{{\"error\": \"{error}\"}}"))
+}
+
+async fn listen(address: SocketAddr, field: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("cannot listen on {address}; choose another address with `{field}`"))
+}
+
+fn keys(config: &Config, directory: &DataDirectory) -> anyhow::Result<KeyRing> {
+    let own = directory.token_key();
+    let path = config.token.key_file.as_ref().unwrap_or(&own);
+    KeyRing::open_or_create(path).with_context(|| format!("read the signing keys in {}", path.display()))
+}
+
+fn open(config: &Config, directory: DataDirectory) -> anyhow::Result<Ports> {
+    let limit = |bytes: u64| (bytes > 0).then_some(bytes);
+    let store_options = chat_store::embedded::Options {
+        size_bytes_max: limit(config.storage.store_bytes_max),
+        ..Default::default()
+    };
+    let log_options = chat_broker::embedded::Options {
+        size_bytes_max: limit(config.storage.log_bytes_max),
+        ..Default::default()
+    };
+    Ok(Ports {
+        broker: Arc::new(EmbeddedBroker::open(&directory.log(), log_options)?),
+        store: Arc::new(EmbeddedStore::open(&directory.store(), store_options)?),
+        _directory: Some(directory),
+    })
+}
+
+/// Store and log must belong together: checkpoints of another log would hide what this one holds.
+async fn agree_on_epoch(broker: &dyn Broker, store: &dyn Store) -> anyhow::Result<u64> {
+    let epoch = store.epoch().await?;
+    let value = epoch_value(epoch);
+    let Some(entry) = broker.get(STORE_EPOCH_KEY).await? else {
+        for partition in Partition::all() {
+            let checkpoint = store.checkpoint(partition).await?;
+            ensure!(
+                checkpoint == Default::default(),
+                "the log is missing: the store was written from a log that is not here. Restore both from one backup."
+            );
+        }
+        let written = broker.put(STORE_EPOCH_KEY, Revision(0), value).await?;
+        ensure!(written.is_some(), "another node is starting on the same log; start it again");
+        return Ok(epoch);
+    };
+    if entry.value != value {
+        bail!("store and log do not belong together. Restore both from one backup.");
+    }
+    Ok(epoch)
+}
+
+async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> anyhow::Result<Node> {
+    let clock = Clock::system();
+    let lease = Lease { node: NodeId::random(), start: rand::random() };
+    let auth = Arc::new(Auth::new(auth_settings(config), keys, clock.clone())?);
+    let session_metrics = session::Metrics::default();
+    let hub = Hub::new(clock.clone(), session_metrics.hub.clone());
+    let ear = Arc::new(Ear { hub: hub.clone(), auth: auth.clone(), owners: OnceLock::new() });
+    let bus = ports.broker.connect(ear.clone()).await?;
+    hub.attach(bus.clone());
+    bus.subscribe(Subject::Watermarks).await?;
+    bus.subscribe(Subject::Nodes).await?;
+    let (serving, keeping, owning) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+    let stop_keeping = CancellationToken::new();
+
+    let presence_settings = presence::Settings {
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        offline_after_ms: config.offline_after_ms,
+    };
+    let presence_metrics = presence::Metrics::default();
+    let presence_owners = PresenceOwners::new(
+        presence_settings,
+        clock.clone(),
+        ports.store.clone(),
+        bus.clone(),
+        presence_metrics.clone(),
+    );
+    let route = Arc::new(PresenceRoute { owners: presence_owners.clone(), router: OnceLock::new() });
+    let presences = PresenceService::new(
+        lease.node,
+        presence_settings,
+        clock.clone(),
+        route.clone(),
+        ports.store.clone(),
+        presence_metrics.clone(),
+    );
+    let companion = PresenceCompanion { owners: presence_owners.clone(), service: presences.clone() };
+
+    let metrics = Metrics::default();
+    let shared = Arc::new(Shared {
+        broker: ports.broker.clone(),
+        bus: bus.clone(),
+        store: ports.store.clone(),
+        clock: clock.clone(),
+        lease,
+        room_window: Duration::from_millis(config.room_batch_window_ms),
+        log_retention: LOG_RETENTION,
+        unwritten_bytes: AtomicUsize::new(0),
+        metrics: metrics.clone(),
+    });
+    let watermarks = Arc::new(Watermarks::new(lease.node));
+    let owners = Owners::new(shared, watermarks.clone(), Arc::new(companion), owning.clone());
+    ensure!(ear.owners.set(owners.clone()).is_ok(), "the bus has one set of owners");
+    let deadline = Duration::from_millis(config.command_deadline_ms);
+    let router = Arc::new(Router::new(owners.clone(), bus.clone(), ports.store.clone(), deadline));
+    ensure!(route.router.set(router.clone()).is_ok(), "presence has one router");
+    presence_owners.run(&keeping, stop_keeping.clone());
+    presences.clone().run(&keeping, stop_keeping.clone());
+
+    let gateway = Gateway::new(Parts {
+        settings: session_settings(config),
+        clock: clock.clone(),
+        store: ports.store.clone(),
+        store_epoch: epoch,
+        hub: hub.clone(),
+        watermarks: watermarks.clone(),
+        conversations: router.clone(),
+        presences: presences.clone(),
+        authenticate: auth.clone(),
+        metrics: session_metrics.clone(),
+    });
+    gateway.spawn(&keeping, &stop_keeping);
+    let transports: OpenApiRouter = transport::websocket::router(gateway.clone())
+        .merge(transport::poll::router(gateway.clone()))
+        .merge(transport::events::router(gateway.clone()));
+    let services = http::Services {
+        store: ports.store.clone(),
+        conversations: router,
+        presences,
+        bus,
+        auth,
+        clock,
+        settings: http_settings(config),
+    };
+    let (api, document) = http::router(services, transports)?;
+    let mut registry = Registry::with_prefix("chat");
+    metrics.register(&mut registry);
+    session_metrics.register(&mut registry);
+    presence_metrics.register(&mut registry);
+    Ok(Node {
+        owners,
+        watermarks,
+        gateway,
+        hub,
+        api,
+        document,
+        registry,
+        serving,
+        keeping,
+        stop_keeping,
+        owning,
+    })
+}
+
+fn server_settings(config: &Config) -> server::Settings {
+    server::Settings {
+        connections_max: config.connections_max as usize,
+        connections_per_address_max: config.connections_per_address_max as usize,
+        proxy_header: config.trusted_proxy.header.clone(),
+        proxies: config.trusted_proxy.cidrs.clone(),
+    }
+}
+
+fn session_settings(config: &Config) -> session::Settings {
+    let limits = &config.rate_limits;
+    session::Settings {
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        offline_after_ms: config.offline_after_ms,
+        audit_interval_ms: config.audit_interval_ms,
+        connections_max: config.connections_max as usize,
+        allowed_origins: allowed_origins(config),
+        poll_wait_ms_max: config.poll_wait_ms_max,
+        rate: limits.enabled.then_some(session::Rate {
+            per_second: limits.commands_per_second,
+            burst: limits.commands_burst,
+        }),
+        ..session::Settings::default()
+    }
+}
+
+fn allowed_origins(config: &Config) -> Vec<String> {
+    let own = config.public_url.iter().map(|url| url.origin().to_owned());
+    own.chain(config.allowed_origins.iter().map(|origin| origin.as_str().to_owned())).collect()
+}
+
+fn http_settings(config: &Config) -> http::Settings {
+    let limits = &config.rate_limits;
+    let per_minute = |count: u32| http::Rate { burst: count, refill_ms: 60_000 / u64::from(count.max(1)) };
+    http::Settings {
+        public_url: config.public_url.as_ref().map(|url| url.as_str().to_owned()),
+        node_name: config.node_name.clone(),
+        trust_forwarded: !config.trusted_proxy.cidrs.is_empty(),
+        origins: config.cors_origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
+        rates: limits.enabled.then(|| http::Rates {
+            logins_per_handle: per_minute(limits.logins_per_account_per_minute),
+            logins_per_address: per_minute(limits.logins_per_minute),
+            sign_ups_per_address: per_minute(limits.logins_per_minute),
+            requests_per_user: http::Rate {
+                burst: limits.requests_burst,
+                refill_ms: 1_000 / u64::from(limits.requests_per_second.clamp(1, 1_000)),
+            },
+        }),
+        ..http::Settings::default()
+    }
+}
+
+fn auth_settings(config: &Config) -> auth::Settings {
+    let oidc = &config.oidc;
+    let external_issuer = match (&oidc.issuer, &oidc.audience, &oidc.jwks_file) {
+        (Some(issuer), Some(audience), Some(file)) => Some(auth::IssuerSettings {
+            issuer: issuer.as_str().to_owned(),
+            audience: audience.clone(),
+            keys_file: file.clone(),
+        }),
+        _ => None,
+    };
+    auth::Settings {
+        access_life_ms: config.token.access_lifetime_ms,
+        refresh_life_ms: config.token.refresh_lifetime_days * 24 * 3_600 * 1_000,
+        password_cost: PasswordCost {
+            memory_kib: config.password.memory_kib,
+            passes: config.password.iterations,
+            lanes: config.password.parallelism,
+        },
+        password_concurrency: config.password.concurrency as usize,
+        external_issuer,
+        ..auth::Settings::default()
+    }
+}
+
+/// Why the node should not get traffic.
+fn not_ready(
+    owners: Arc<Owners>,
+    watermarks: Arc<Watermarks>,
+    draining: Arc<AtomicBool>,
+) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    Arc::new(move || {
+        let mut reasons = vec![];
+        if draining.load(Ordering::Relaxed) {
+            reasons.push("The node is ending.".to_owned());
+        }
+        let open = owners.open_count();
+        if open < PARTITIONS as usize {
+            reasons.push(format!("{open} of {PARTITIONS} partitions are open."));
+        }
+        if watermarks.safe().0 == 0 {
+            reasons.push("The safe watermark is not known yet.".to_owned());
+        }
+        reasons
+    })
+}
+
+/// Removes rows whose time is over.
+async fn expire(store: Arc<dyn Store>, stop: CancellationToken) {
+    let clock = Clock::system();
+    let work = async {
+        loop {
+            match store.expire(clock.now()).await {
+                // Each call is bounded; more is there as long as something went.
+                Ok(removed) if removed > 0 => tokio::time::sleep(Duration::from_millis(50)).await,
+                Ok(_) => tokio::time::sleep(EXPIRE_EVERY).await,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot remove old rows now, trying again later");
+                    tokio::time::sleep(EXPIRE_EVERY).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// What comes in from the bus goes to whom it concerns.
+struct Ear {
+    hub: Arc<Hub>,
+    auth: Arc<Auth>,
+    owners: OnceLock<Arc<Owners>>,
+}
+
+impl Receiver for Ear {
+    fn deliver(&self, subjects: &[Subject], payload: Bytes) {
+        match subjects.first() {
+            Some(Subject::User(_) | Subject::Room(_)) => self.hub.deliver(subjects, payload),
+            Some(Subject::Watermarks) => {
+                if let Some(owners) = self.owners.get() {
+                    owners.hear(&payload);
+                }
+            }
+            Some(Subject::Nodes) => {
+                if !self.auth.hear(&payload) {
+                    tracing::debug!("a payload for all nodes is not known to this one");
+                }
+            }
+            Some(Subject::Partition(_) | Subject::Node(_)) | None => {}
+        }
+    }
+}
+
+/// Presence is kept beside the conversations of a partition.
+struct PresenceCompanion {
+    owners: Arc<PresenceOwners>,
+    service: Arc<PresenceService>,
+}
+
+#[async_trait]
+impl Companion for PresenceCompanion {
+    async fn open(&self, partition: Partition, epoch: u64) {
+        if !partition.is_room() {
+            self.owners.open(partition, epoch);
+            self.service.owner_changed(partition);
+        }
+    }
+
+    fn close(&self, partition: Partition) {
+        self.owners.close(partition);
+    }
+
+    async fn request(&self, partition: Partition, payload: Bytes) -> Bytes {
+        let Ok(command) = serde_json::from_slice(&payload) else { return Bytes::new() };
+        let reply = self.owners.handle(partition, command);
+        serde_json::to_vec(&reply).unwrap_or_default().into()
+    }
+}
+
+/// The way to presence owners: a call where the partition is this node's, else the bus.
+struct PresenceRoute {
+    owners: Arc<PresenceOwners>,
+    router: OnceLock<Arc<Router>>,
+}
+
+#[async_trait]
+impl Route for PresenceRoute {
+    async fn send(
+        &self,
+        partition: Partition,
+        command: PresenceCommand,
+    ) -> Result<PresenceReply, RequestError> {
+        let unavailable = |what: &str| RequestError::Unavailable(what.to_owned());
+        let router = self.router.get().ok_or_else(|| unavailable("the node is starting"))?;
+        if router.is_local(partition) {
+            return Ok(self.owners.handle(partition, command));
+        }
+        let payload = serde_json::to_vec(&command).map_err(|e| RequestError::Unavailable(e.to_string()))?;
+        let answer = router.companion(partition, payload.into(), PRESENCE_DEADLINE).await?;
+        serde_json::from_slice(&answer).map_err(|e| RequestError::Unavailable(e.to_string()))
+    }
+}
