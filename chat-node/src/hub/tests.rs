@@ -113,7 +113,10 @@ async fn one_publication_reaches_every_session_of_its_users_but_the_one_that_cau
     hub.deliver(&[Subject::User(alice), Subject::User(bob)], payload);
     assert_eq!([&a1, &a2, &b, &c].map(|outbox| waiting(outbox)), [0, 1, 1, 0]);
     drop(kept.remove(1));
-    hub.deliver(&[Subject::User(alice)], delivery::payload(Class::Chat, MessageId(6), None, &frame()));
+    hub.deliver(
+        &[Subject::User(alice)],
+        delivery::payload(Class::Chat, MessageId(6), None, &frame()),
+    );
     assert_eq!([&a1, &a2].map(|outbox| waiting(outbox)), [1, 0], "a2 has left");
     assert_eq!(hub.counters.delivered.get(), 3);
 }
@@ -205,7 +208,8 @@ async fn whoever_has_joined_is_subscribed_whatever_others_do_at_the_same_time() 
             for _ in 0..60 {
                 let subject = subjects[random.random_range(0..3)];
                 let give_up = Duration::from_millis(random.random_range(1..400));
-                if let Ok(joined) = tokio::time::timeout(give_up, hub.join(subject, outbox())).await {
+                if let Ok(joined) = tokio::time::timeout(give_up, hub.join(subject, outbox())).await
+                {
                     let subscription = joined.unwrap();
                     for _ in 0..random.random_range(0..40) {
                         assert!(bus.has(subject));

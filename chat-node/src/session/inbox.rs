@@ -63,18 +63,16 @@ pub async fn resolve(
             Goal::Message(conversation, id) => {
                 messages.get(&(conversation, id)).cloned().map(ServerFrame::Message)
             }
-            Goal::Reactions(conversation, id) => {
-                messages.get(&(conversation, id)).map(|message| {
-                    ServerFrame::Reactions(ReactionsChanged {
-                        conversation_id: conversation,
-                        message_id: id,
-                        reactions: message.reactions.clone(),
-                    })
+            Goal::Reactions(conversation, id) => messages.get(&(conversation, id)).map(|message| {
+                ServerFrame::Reactions(ReactionsChanged {
+                    conversation_id: conversation,
+                    message_id: id,
+                    reactions: message.reactions.clone(),
                 })
+            }),
+            Goal::Conversation(id) => {
+                conversation(store, user, id).await?.map(ServerFrame::Conversation)
             }
-            Goal::Conversation(id) => conversation(store, user, id)
-                .await?
-                .map(ServerFrame::Conversation),
             Goal::Read(id) => read_mark(store, user, id).await?,
         };
         let id = match &frame {

@@ -214,13 +214,7 @@ impl World {
     }
 
     pub(crate) fn hello(&self, cursor: Option<String>) -> Hello {
-        Hello {
-            versions: vec![1],
-            token: self.token(),
-            cursor,
-            capabilities: vec![],
-            client: None,
-        }
+        Hello { versions: vec![1], token: self.token(), cursor, capabilities: vec![], client: None }
     }
 
     /// Every owner says: all up to `watermark` is in the store, `highest` is the highest id issued; and answers probes.

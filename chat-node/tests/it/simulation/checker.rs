@@ -13,7 +13,8 @@ use super::device::Device;
 pub(super) async fn log(broker: &dyn Broker, partitions: &[Partition]) -> Vec<Entry> {
     let mut entries = vec![];
     for partition in partitions {
-        let records = broker.read_log(*partition, Sequence(0), usize::MAX).await.expect("a calm broker");
+        let records =
+            broker.read_log(*partition, Sequence(0), usize::MAX).await.expect("a calm broker");
         let mut last = 0;
         for stored in records {
             let record = Record::from_bytes(&stored.payload).expect("own records");
@@ -51,7 +52,11 @@ pub(super) fn check(
         *seq += 1;
         ensure!(sent.seq == *seq, "{conversation}: seq {} where {seq} was due", sent.seq);
         let key = (conversation, sent.sender.clone(), sent.client_message_id.clone());
-        ensure!(keys.insert(key), "{conversation}: one send was committed twice, again as {}", entry.id);
+        ensure!(
+            keys.insert(key),
+            "{conversation}: one send was committed twice, again as {}",
+            entry.id
+        );
         committed.insert(entry.message_id(), (conversation, sent.clone()));
     }
     for promise in promises.acknowledged.lock().unwrap().iter() {
@@ -80,9 +85,16 @@ fn check_device(
     members: &BTreeMap<ConversationId, Vec<UserId>>,
 ) -> Result<(), String> {
     let own = |conversation: &ConversationId| members[conversation].contains(&device.user);
-    for (id, (conversation, _)) in committed.iter().filter(|(_, (conversation, _))| own(conversation)) {
+    for (id, (conversation, _)) in
+        committed.iter().filter(|(_, (conversation, _))| own(conversation))
+    {
         let received = device.received.contains_key(id);
-        ensure!(received, "{} never got {id} of {conversation}, cursor {}", device.user, device.cursor);
+        ensure!(
+            received,
+            "{} never got {id} of {conversation}, cursor {}",
+            device.user,
+            device.cursor
+        );
     }
     for (id, message) in &device.received {
         let Some((conversation, sent)) = committed.get(id) else {
@@ -99,8 +111,13 @@ fn check_edits(promises: &Promises, devices: &[Device]) -> Result<(), String> {
     for (_, id, version, text) in promises.edited.lock().unwrap().iter() {
         for device in devices {
             let Some(message) = device.received.get(id) else { continue };
-            ensure!(message.version >= *version, "{}: edit {version} of {id} is missing", device.user);
-            let shown = message.body.as_ref().map(|body| body.as_json().to_owned()).unwrap_or_default();
+            ensure!(
+                message.version >= *version,
+                "{}: edit {version} of {id} is missing",
+                device.user
+            );
+            let shown =
+                message.body.as_ref().map(|body| body.as_json().to_owned()).unwrap_or_default();
             ensure!(
                 message.version > *version || shown.contains(text),
                 "{}: {id} shows {shown} instead of {text}",

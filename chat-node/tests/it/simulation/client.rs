@@ -50,7 +50,8 @@ impl Client {
     /// Sends `count` messages one after the other, edits some, until each is acknowledged.
     pub(super) async fn run(mut self, nodes: Arc<Mutex<Vec<Arc<Node>>>>, count: usize) {
         for number in 0..count {
-            let conversation = self.conversations[self.random.random_range(0..self.conversations.len())];
+            let conversation =
+                self.conversations[self.random.random_range(0..self.conversations.len())];
             let sent = self.send(&nodes, conversation, number).await;
             if self.random.random_bool(0.15) {
                 self.edit(&nodes, conversation, sent.message_id, number).await;
@@ -60,7 +61,12 @@ impl Client {
         }
     }
 
-    async fn send(&mut self, nodes: &Mutex<Vec<Arc<Node>>>, conversation: ConversationId, number: usize) -> Sent {
+    async fn send(
+        &mut self,
+        nodes: &Mutex<Vec<Arc<Node>>>,
+        conversation: ConversationId,
+        number: usize,
+    ) -> Sent {
         let client_message_id = ClientMessageId(uuid::Uuid::from_u128(self.random.random()));
         let text = format!("{} says {number}", self.user);
         for attempt in 0.. {
@@ -72,7 +78,9 @@ impl Client {
                 reply_to: None,
                 mentions: vec![],
             };
-            if let Some(Reply::Sent(sent)) = self.ask(nodes, conversation, Action::Send(draft)).await {
+            if let Some(Reply::Sent(sent)) =
+                self.ask(nodes, conversation, Action::Send(draft)).await
+            {
                 let user = self.user;
                 self.promises.acknowledged.lock().unwrap().push(Acknowledged {
                     conversation,
@@ -117,7 +125,8 @@ impl Client {
             nodes[self.random.random_range(0..nodes.len())].clone()
         };
         let received_at = node.clock.now();
-        let command = Command { conversation_id, caller: self.user, origin: None, received_at, action };
+        let command =
+            Command { conversation_id, caller: self.user, origin: None, received_at, action };
         // A client gives up waiting before the node does, now and then; the first copy may then come late.
         let patience = Duration::from_millis(self.random.random_range(200..4_000));
         let answer = tokio::time::timeout(patience, node.router.command(command)).await;

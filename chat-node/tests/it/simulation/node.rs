@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_broker::faulty::{FaultyBroker, Faults};
+use chat_broker::faulty::{Faults, FaultyBroker};
 use chat_broker::{Broker, Bus, Receiver, Subject};
 use chat_node::clock::Clock;
 use chat_node::conversation::metrics::Metrics;
@@ -88,7 +88,8 @@ impl Node {
         let watermarks = Arc::new(Watermarks::new(id));
         watermarks.hear(&everything_else_is_far_ahead(used));
         let tracker = TaskTracker::new();
-        let owners = Owners::new(shared, watermarks.clone(), Arc::new(NoCompanion), tracker.clone());
+        let owners =
+            Owners::new(shared, watermarks.clone(), Arc::new(NoCompanion), tracker.clone());
         assert!(ear.0.set(owners.clone()).is_ok(), "set once");
         tracker.spawn(owners.clone().announce(CancellationToken::new()));
         let router = Arc::new(Router::new(owners.clone(), bus, store, Duration::from_secs(3)));

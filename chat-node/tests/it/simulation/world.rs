@@ -58,13 +58,17 @@ impl World {
     pub(super) fn new(plan: Plan, seed: u64) -> World {
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::memory());
         let store_faults = chat_store::faulty::Faults::new(seed ^ 0x5702e);
-        let users: Vec<_> = (0..USERS).map(|n| UserId(uuid::Uuid::from_u128(1 + n as u128))).collect();
+        let users: Vec<_> =
+            (0..USERS).map(|n| UserId(uuid::Uuid::from_u128(1 + n as u128))).collect();
         World {
             plan,
             random: StdRng::seed_from_u64(seed),
             seed,
             broker: Arc::new(EmbeddedBroker::memory()),
-            node_store: Arc::new(chat_store::faulty::FaultyStore::new(store.clone(), store_faults.clone())),
+            node_store: Arc::new(chat_store::faulty::FaultyStore::new(
+                store.clone(),
+                store_faults.clone(),
+            )),
             store,
             broker_faults: Faults::new(seed ^ 0xb20),
             store_faults,
@@ -258,9 +262,9 @@ impl World {
             self.broker_faults.cut_off(node.id, false);
         }
         for partition in self.partitions() {
-            let owned = nodes.iter().any(|node| {
-                node.owners.local(partition).is_some_and(|handle| handle.is_open())
-            });
+            let owned = nodes
+                .iter()
+                .any(|node| node.owners.local(partition).is_some_and(|handle| handle.is_open()));
             if !owned {
                 nodes[self.random.random_range(0..nodes.len())].owners.take(partition);
             }
