@@ -231,3 +231,40 @@ async fn whoever_has_joined_is_subscribed_whatever_others_do_at_the_same_time() 
     assert!(hub.leaving().is_empty());
     stop.cancel();
 }
+
+/// `cargo test --release -p chat-node measure -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "prints a rate; it decides nothing"]
+async fn measure_deliveries_through_hub_and_outbox() {
+    let Setup { hub, stop, .. } = setup(0);
+    let subjects: Vec<_> = (0..100).map(|_| Subject::User(UserId::random())).collect();
+    let mut kept = vec![];
+    let mut writers = vec![];
+    for subject in &subjects {
+        let outbox = outbox();
+        kept.push(hub.join(*subject, outbox.clone()).await.unwrap());
+        writers.push(tokio::spawn(async move {
+            let mut bytes = 0;
+            while let Taken::Items(items) = outbox.take().await {
+                for item in items {
+                    let Item::Live(frame) = item else { continue };
+                    bytes += frame.encoded(chat_protocol::encoding::Encoding::Json).len();
+                }
+            }
+            bytes
+        }));
+    }
+    let payload = delivery::payload(Class::Chat, MessageId(5), None, &frame());
+    let started = tokio::time::Instant::now();
+    let rounds = 20_000;
+    for round in 0..rounds {
+        hub.deliver(&subjects, payload.clone());
+        if round % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let elapsed = started.elapsed();
+    let rate = f64::from(rounds) * 100.0 / elapsed.as_secs_f64();
+    println!("{rate:.0} deliveries per second");
+    stop.cancel();
+}

@@ -366,6 +366,54 @@ mod tests {
 
     use super::*;
 
+    /// A socket of no size, which never brings anything.
+    struct Silent;
+
+    impl Stream for Silent {
+        type Item = Result<Message, axum::Error>;
+        fn poll_next(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Self::Item>> {
+            Poll::Pending
+        }
+    }
+
+    impl Sink<Message> for Silent {
+        type Error = axum::Error;
+        fn poll_ready(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn start_send(self: Pin<&mut Self>, _: Message) -> Result<(), axum::Error> {
+            Ok(())
+        }
+        fn poll_flush(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_close(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_task_of_a_connection_is_small() {
+        let settings = crate::session::Settings::default();
+        let world = crate::session::tests::world::world(settings).await;
+        let future = serve(world.gateway.clone(), Silent, Encoding::Json);
+        let bytes = std::mem::size_of_val(&future);
+        println!("{bytes} bytes");
+        assert!(bytes < 2_048, "{bytes} bytes");
+    }
+
     #[test]
     fn pages_of_the_own_host_and_of_allowed_origins_may_connect() {
         let may = |origin: Option<&str>| {
