@@ -113,7 +113,10 @@ async fn one_publication_reaches_every_session_of_its_users_but_the_one_that_cau
     hub.deliver(&[Subject::User(alice), Subject::User(bob)], payload);
     assert_eq!([&a1, &a2, &b, &c].map(|outbox| waiting(outbox)), [0, 1, 1, 0]);
     drop(kept.remove(1));
-    hub.deliver(&[Subject::User(alice)], delivery::payload(Class::Chat, MessageId(6), None, &frame()));
+    hub.deliver(
+        &[Subject::User(alice)],
+        delivery::payload(Class::Chat, MessageId(6), None, &frame()),
+    );
     assert_eq!([&a1, &a2].map(|outbox| waiting(outbox)), [1, 0], "a2 has left");
     assert_eq!(hub.counters.delivered.get(), 3);
 }
@@ -205,7 +208,8 @@ async fn whoever_has_joined_is_subscribed_whatever_others_do_at_the_same_time() 
             for _ in 0..60 {
                 let subject = subjects[random.random_range(0..3)];
                 let give_up = Duration::from_millis(random.random_range(1..400));
-                if let Ok(joined) = tokio::time::timeout(give_up, hub.join(subject, outbox())).await {
+                if let Ok(joined) = tokio::time::timeout(give_up, hub.join(subject, outbox())).await
+                {
                     let subscription = joined.unwrap();
                     for _ in 0..random.random_range(0..40) {
                         assert!(bus.has(subject));
@@ -225,5 +229,42 @@ async fn whoever_has_joined_is_subscribed_whatever_others_do_at_the_same_time() 
     assert_eq!(hub.subjects(), 0);
     assert!(bus.subscribed.lock().unwrap().is_empty());
     assert!(hub.leaving().is_empty());
+    stop.cancel();
+}
+
+/// `cargo test --release -p chat-node measure -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "prints a rate; it decides nothing"]
+async fn measure_deliveries_through_hub_and_outbox() {
+    let Setup { hub, stop, .. } = setup(0);
+    let subjects: Vec<_> = (0..100).map(|_| Subject::User(UserId::random())).collect();
+    let mut kept = vec![];
+    let mut writers = vec![];
+    for subject in &subjects {
+        let outbox = outbox();
+        kept.push(hub.join(*subject, outbox.clone()).await.unwrap());
+        writers.push(tokio::spawn(async move {
+            let mut bytes = 0;
+            while let Taken::Items(items) = outbox.take().await {
+                for item in items {
+                    let Item::Live(frame) = item else { continue };
+                    bytes += frame.encoded(chat_protocol::encoding::Encoding::Json).len();
+                }
+            }
+            bytes
+        }));
+    }
+    let payload = delivery::payload(Class::Chat, MessageId(5), None, &frame());
+    let started = tokio::time::Instant::now();
+    let rounds = 20_000;
+    for round in 0..rounds {
+        hub.deliver(&subjects, payload.clone());
+        if round % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let elapsed = started.elapsed();
+    let rate = f64::from(rounds) * 100.0 / elapsed.as_secs_f64();
+    println!("{rate:.0} deliveries per second");
     stop.cancel();
 }

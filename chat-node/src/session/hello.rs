@@ -143,7 +143,8 @@ mod tests {
         for (epoch, days) in [(8, 1), (7, 46)] {
             let cursor = cursor(id_days_ago(days));
             let text = cursor.encode();
-            let start = start(Some(&text), epoch, NOW, id_days_ago(0), SessionId::random()).unwrap();
+            let start =
+                start(Some(&text), epoch, NOW, id_days_ago(0), SessionId::random()).unwrap();
             assert_eq!((start.outcome, start.position), (Outcome::Reset, id_days_ago(0)));
             assert_eq!(start.lineage, cursor.session);
             assert!(start.extra.is_empty() && start.rooms.is_empty());

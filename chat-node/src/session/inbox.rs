@@ -19,15 +19,15 @@ enum Goal {
 
 /// A frame, and the first entry that it stands for. Entries below the first frame that is not sent are covered.
 #[derive(Clone, Debug)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// The first entry's id.
-    pub first: MessageId,
+    pub(crate) first: MessageId,
     /// The last id of the message's log entry, to recognise it; zero for other kinds.
-    pub id: MessageId,
+    pub(crate) id: MessageId,
     /// The frame.
-    pub frame: ServerFrame,
+    pub(crate) frame: ServerFrame,
     /// Its bytes as JSON; counted by [`cut`].
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// One goal per thing that changed, in the order in which the entries first name it.
@@ -50,7 +50,7 @@ fn goals(entries: &[InboxEntry]) -> Vec<(MessageId, Goal)> {
 
 /// The frames that these entries of `user`'s inbox lead to, in the entries' order. Rows that do not exist (quarantined
 /// ones) are passed over.
-pub async fn resolve(
+pub(crate) async fn resolve(
     store: &dyn Store,
     user: UserId,
     entries: &[InboxEntry],
@@ -63,18 +63,16 @@ pub async fn resolve(
             Goal::Message(conversation, id) => {
                 messages.get(&(conversation, id)).cloned().map(ServerFrame::Message)
             }
-            Goal::Reactions(conversation, id) => {
-                messages.get(&(conversation, id)).map(|message| {
-                    ServerFrame::Reactions(ReactionsChanged {
-                        conversation_id: conversation,
-                        message_id: id,
-                        reactions: message.reactions.clone(),
-                    })
+            Goal::Reactions(conversation, id) => messages.get(&(conversation, id)).map(|message| {
+                ServerFrame::Reactions(ReactionsChanged {
+                    conversation_id: conversation,
+                    message_id: id,
+                    reactions: message.reactions.clone(),
                 })
+            }),
+            Goal::Conversation(id) => {
+                conversation(store, user, id).await?.map(ServerFrame::Conversation)
             }
-            Goal::Conversation(id) => conversation(store, user, id)
-                .await?
-                .map(ServerFrame::Conversation),
             Goal::Read(id) => read_mark(store, user, id).await?,
         };
         let id = match &frame {
@@ -188,7 +186,7 @@ fn member(row: &MemberRow, (read, delivered): (u64, u64)) -> Member {
 
 /// As many of the frames as fit `bytes_max`, at least one, and how far the entries are covered by them: up to the entry
 /// before the first frame left out, or `None` if none is.
-pub fn cut(
+pub(crate) fn cut(
     resolved: Vec<Resolved>,
     entries: &[InboxEntry],
     bytes_max: usize,

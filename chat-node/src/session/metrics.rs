@@ -70,7 +70,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("connections", "Connections that stand", self.connections.clone());
         registry.register("hellos", "Sessions begun and refused, by outcome", self.hellos.clone());
-        registry.register("closes", "Connections closed by the server, by code", self.closes.clone());
+        registry.register(
+            "closes",
+            "Connections closed by the server, by code",
+            self.closes.clone(),
+        );
         registry.register("frames_received", "Frames from clients", self.frames_received.clone());
         registry.register("frames_sent", "Frames to clients", self.frames_sent.clone());
         registry.register("inbox_reads", "Inbox reads", self.inbox_reads.clone());

@@ -115,3 +115,50 @@ pub(crate) fn note_sent(start: &mut Start, id: MessageId) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use chat_protocol::ConversationId;
+    use chat_store::{Pointer, PointerKind};
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn entry(id: u64) -> InboxEntry {
+        let pointer =
+            Pointer { id: MessageId(id), kind: PointerKind::Message, target: MessageId(id) };
+        let conversation_id = ConversationId::group(UserId(Uuid::nil()), Uuid::nil());
+        InboxEntry { pointer, conversation_id }
+    }
+
+    proptest! {
+        #[test]
+        fn a_poll_passes_nothing_unsent_sends_nothing_twice_and_lists_what_it_sends_early(
+            ids in prop::collection::btree_set(1u64..200, 0..80),
+            position in 0u64..100,
+            safe in 0u64..200,
+            page in 1usize..60,
+            had in prop::collection::btree_set(1u64..200, 0..=CURSOR_EXTRA_IDS_MAX),
+        ) {
+            let above: Vec<u64> = ids.into_iter().filter(|id| *id > position).collect();
+            let entries: Vec<_> = above.iter().take(page).copied().map(entry).collect();
+            let extra: Vec<_> =
+                had.into_iter().filter(|id| *id > position).map(MessageId).collect();
+            let is_cut = above.len() > page;
+            let plan = plan(&entries, is_cut, MessageId(position), &extra, MessageId(safe));
+            let sent: BTreeSet<_> = plan.send.iter().map(|entry| entry.pointer.id).collect();
+            prop_assert_eq!(sent.len(), plan.send.len());
+            prop_assert!(extra.iter().all(|id| !sent.contains(id)), "sent twice");
+            prop_assert!(plan.position.0 >= position && plan.position.0 <= safe.max(position));
+            for id in above.into_iter().map(MessageId).filter(|id| *id <= plan.position) {
+                prop_assert!(sent.contains(&id) || extra.contains(&id), "{id} was passed over");
+            }
+            let listed = sent.iter().chain(&extra).filter(|id| **id > plan.position).count();
+            prop_assert!(listed <= CURSOR_EXTRA_IDS_MAX, "{listed} ids above the cursor");
+            prop_assert!(!plan.more || is_cut);
+        }
+    }
+}

@@ -6,7 +6,7 @@ use super::settings::Rate;
 
 /// What one session may still ask.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     rate: Rate,
     /// In thousandths of a request.
     tokens: u64,
@@ -15,12 +15,12 @@ pub struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub fn new(rate: Rate, now: Duration) -> Bucket {
+    pub(crate) fn new(rate: Rate, now: Duration) -> Bucket {
         Bucket { rate, tokens: u64::from(rate.burst) * 1000, filled_at: now }
     }
 
     /// Takes one request. `Err`: milliseconds until there is one.
-    pub fn take(&mut self, now: Duration) -> Result<(), u64> {
+    pub(crate) fn take(&mut self, now: Duration) -> Result<(), u64> {
         let elapsed_ms = now.saturating_sub(self.filled_at).as_millis() as u64;
         let per_second = u64::from(self.rate.per_second.max(1));
         // Whole milliseconds only, so that nothing is lost by rounding.

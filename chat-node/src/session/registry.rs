@@ -100,11 +100,7 @@ impl Sessions {
         Drained { told, cut_off: left.len() }
     }
 
-    pub(super) fn register(
-        self: &Sessions,
-        session: Arc<Session>,
-        transport: Transport,
-    ) {
+    pub(super) fn register(self: &Sessions, session: Arc<Session>, transport: Transport) {
         self.gauge(transport).inc();
         self.lock().insert(session.outbox.connection, session.clone());
         if self.is_draining() {

@@ -137,7 +137,10 @@ pub fn check_content(kind: &str, body: &Body) -> Result<(), Refusal> {
         #[serde(borrow)]
         text: Cow<'a, str>,
     }
-    let Ok(Text { text }) = serde_json::from_str(body.as_json()) else {
+    // A list would be read as the fields in their order.
+    let object = Some(body.as_json()).filter(|json| json.trim_start().starts_with('{'));
+    let parsed = object.and_then(|json| serde_json::from_str(json).ok());
+    let Some(Text { text }) = parsed else {
         return invalid("`body` of a text message must be {\"text\": \"…\"}.".into());
     };
     match text.chars().count() {

@@ -12,7 +12,7 @@ const SLOT: Duration = Duration::from_millis(125);
 const SLOTS: usize = 1_024;
 
 /// Things that are due at some time.
-pub struct Wheel<T> {
+pub(crate) struct Wheel<T> {
     slots: Vec<Vec<T>>,
     /// The first slot that has not been emptied, counted since the start.
     next: u64,
@@ -20,19 +20,19 @@ pub struct Wheel<T> {
 
 impl<T> Wheel<T> {
     /// An empty wheel.
-    pub fn new() -> Wheel<T> {
+    pub(crate) fn new() -> Wheel<T> {
         Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), next: 0 }
     }
 
     /// Adds something that is due `after` now.
-    pub fn insert(&mut self, now: Duration, after: Duration, item: T) {
+    pub(crate) fn insert(&mut self, now: Duration, after: Duration, item: T) {
         let due = ((now + after).as_millis() / SLOT.as_millis()) as u64;
         let slot = due.clamp(self.next, self.next + SLOTS as u64 - 1);
         self.slots[(slot % SLOTS as u64) as usize].push(item);
     }
 
     /// Takes what is due by now.
-    pub fn take_due(&mut self, now: Duration) -> Vec<T> {
+    pub(crate) fn take_due(&mut self, now: Duration) -> Vec<T> {
         let current = (now.as_millis() / SLOT.as_millis()) as u64;
         let mut due = Vec::new();
         // After a long pause once around is enough.
@@ -46,7 +46,7 @@ impl<T> Wheel<T> {
 }
 
 /// A wheel that sessions put themselves on.
-pub struct Schedule<T> {
+pub(crate) struct Schedule<T> {
     waiting: Mutex<Waiting<T>>,
     soon: Notify,
 }
@@ -59,13 +59,13 @@ struct Waiting<T> {
 
 impl<T> Schedule<T> {
     /// An empty schedule.
-    pub fn new() -> Schedule<T> {
+    pub(crate) fn new() -> Schedule<T> {
         let waiting = Waiting { wheel: Wheel::new(), due: Vec::new() };
         Schedule { waiting: Mutex::new(waiting), soon: Notify::new() }
     }
 
     /// Adds something that is due `after` now.
-    pub fn insert(&self, now: Duration, after: Duration, item: T) {
+    pub(crate) fn insert(&self, now: Duration, after: Duration, item: T) {
         if after < SLOT {
             self.lock().due.push(item);
             self.soon.notify_one();
@@ -75,7 +75,7 @@ impl<T> Schedule<T> {
     }
 
     /// Waits for the next slot, or for something that is due at once.
-    pub async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         tokio::select! {
             () = tokio::time::sleep(SLOT) => {}
             () = self.soon.notified() => {}
@@ -83,7 +83,7 @@ impl<T> Schedule<T> {
     }
 
     /// Takes what is due by now.
-    pub fn take_due(&self, now: Duration) -> Vec<T> {
+    pub(crate) fn take_due(&self, now: Duration) -> Vec<T> {
         let mut waiting = self.lock();
         let mut due = std::mem::take(&mut waiting.due);
         due.append(&mut waiting.wheel.take_due(now));

@@ -150,8 +150,28 @@ fn write_event(chunk: &mut BytesMut, written: &Written) {
     if let Some(delay_ms) = written.reconnect_delay_ms {
         chunk.put_slice(format!("retry: {delay_ms}\n").as_bytes());
     }
-    // JSON written by this code has no line breaks outside strings, and escapes those inside.
-    chunk.put_slice(b"data: ");
-    chunk.put_slice(&written.bytes);
-    chunk.put_slice(b"\n\n");
+    // A message's body is carried as it came, so it may have line breaks between its tokens; the reader joins the lines.
+    for line in written.bytes.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        chunk.put_slice(b"data: ");
+        chunk.put_slice(line);
+        chunk.put_slice(b"\n");
+    }
+    chunk.put_slice(b"\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_breaks_in_a_body_become_lines_of_one_event() {
+        let written = Written {
+            bytes: Bytes::from_static(b"{\"a\":\r\n1}"),
+            cursor: Some("c".into()),
+            reconnect_delay_ms: None,
+        };
+        let mut chunk = BytesMut::new();
+        write_event(&mut chunk, &written);
+        assert_eq!(&chunk[..], b"id: c\ndata: {\"a\":\ndata: \ndata: 1}\n\n");
+    }
 }

@@ -18,7 +18,8 @@ fn caller(gateway: &Gateway, headers: &HeaderMap) -> Result<Caller, Refusal> {
         Refusal::new(Code::Unauthenticated, detail)
     };
     let header = headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
-    let (scheme, token) = header.to_str().ok().and_then(|h| h.split_once(' ')).ok_or_else(missing)?;
+    let (scheme, token) =
+        header.to_str().ok().and_then(|h| h.split_once(' ')).ok_or_else(missing)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(missing());
     }

@@ -10,8 +10,8 @@ use chat_protocol::error::Refusal;
 /// The answer that says what was refused.
 pub fn response(refusal: Refusal) -> Response {
     let code = refusal.code;
-    let status = StatusCode::from_u16(code.http_status())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let problem = Problem {
         kind: format!("/problems/{code}"),
         title: code.as_str().replace('_', " "),
@@ -23,8 +23,7 @@ pub fn response(refusal: Refusal) -> Response {
     };
     let mut response = (status, Json(problem)).into_response();
     let headers = response.headers_mut();
-    headers
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(wait_ms) = refusal.retry_after_ms {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
     }

@@ -12,6 +12,7 @@ use chat_protocol::frame::{
 };
 use chat_protocol::limits::CLIENT_FRAME_BYTES_MAX;
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -155,11 +156,10 @@ async fn frames_travel_in_both_encodings() {
             })
             .await;
         assert_eq!(live, server.world.message(id(900)));
-        let cursor = client
-            .until(|frame| match frame {
-                ServerFrame::Cursor(cursor) => Some(Cursor::decode(&cursor.cursor).unwrap()),
-                _ => None,
-            });
+        let cursor = client.until(|frame| match frame {
+            ServerFrame::Cursor(cursor) => Some(Cursor::decode(&cursor.cursor).unwrap()),
+            _ => None,
+        });
         server.world.announce(id(6), id(6));
         assert!(cursor.await.safe >= id(5));
     }
@@ -209,6 +209,12 @@ async fn frames_of_the_wrong_encoding_and_too_large_ones_end_the_connection() {
     _ = client.socket.send(Message::text(large)).await;
     assert_eq!(client.error().await.1, Code::TooLarge);
     assert_eq!(client.closed().await, Close::TooLarge.number());
+    let mut client = Client::welcomed(&server, Encoding::Json).await;
+    // A header that announces far too much; the body need not come.
+    let MaybeTlsStream::Plain(stream) = client.socket.get_mut() else { panic!() };
+    stream.write_all(&[0x81, 0xff, 0, 0, 0, 0, 9, 0, 0, 0, 1, 2, 3, 4]).await.unwrap();
+    assert_eq!(client.error().await.1, Code::TooLarge);
+    assert_eq!(client.closed().await, Close::TooLarge.number());
 }
 
 #[tokio::test]
@@ -227,9 +233,7 @@ async fn a_reader_that_does_not_read_is_closed_as_slow_and_holds_up_nobody() {
     let mut quick = Client::welcomed(&server, Encoding::Json).await;
     let closes = server.world.gateway.parts.metrics.closes.clone();
     let slow_closes = || {
-        closes
-            .get_or_create(&crate::session::metrics::ByClose { code: Close::Slow.number() })
-            .get()
+        closes.get_or_create(&crate::session::metrics::ByClose { code: Close::Slow.number() }).get()
     };
     let text = "x".repeat(200_000);
     for n in 1..200 {
@@ -258,41 +262,75 @@ async fn a_reader_that_does_not_read_is_closed_as_slow_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_drain_ends_sockets_and_long_polls_with_their_cursor() {
-    let server = server(Settings::default()).await;
+    let server = Arc::new(server(Settings::default()).await);
     let mut client = Client::welcomed(&server, Encoding::Json).await;
-    let url = format!("http://{}/v1/sync?wait_ms=20000", server.address);
-    let poll = tokio::spawn(http().get(url).bearer_auth(server.world.token()).send());
+    let poll = tokio::spawn({
+        let server = server.clone();
+        async move { get(&server, "sync?wait_ms=20000", Some(server.world.token())).await }
+    });
     tokio::time::sleep(Duration::from_millis(300)).await;
     let gateway = server.world.gateway.clone();
     let drain =
         tokio::spawn(async move { gateway.sessions.drain(100, Duration::from_secs(5)).await });
     client.until(|f| matches!(f, ServerFrame::Reconnect(_)).then_some(())).await;
     assert_eq!(client.closed().await, Close::Restart.number());
-    let answer = poll.await.unwrap().unwrap();
-    assert_eq!(answer.headers()["connection"], "close");
-    let sync: chat_protocol::api::Sync = answer.json().await.unwrap();
+    let answer = poll.await.unwrap();
+    assert!(answer.has("connection: close"), "{}", answer.head);
+    let sync: chat_protocol::api::Sync = answer.json();
     assert!(Cursor::decode(&sync.cursor).is_ok());
     let drained = drain.await.unwrap();
     assert_eq!((drained.told, drained.cut_off), (1, 0));
     assert_eq!(server.world.gateway.parts.metrics.abrupt_closes.get(), 0);
 }
 
-fn http() -> reqwest::Client {
-    // The client is built with TLS, which wants a provider even for plain HTTP.
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| _ = rustls_provider());
-    reqwest::Client::new()
+/// An answer to a plain request.
+struct Answer {
+    head: String,
+    body: String,
+    stream: TcpStream,
 }
 
-fn rustls_provider() -> Result<(), ()> {
-    Ok(())
+impl Answer {
+    fn status(&self) -> &str {
+        &self.head[9..12]
+    }
+
+    fn has(&self, header: &str) -> bool {
+        self.head.lines().any(|line| line.eq_ignore_ascii_case(header))
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self) -> T {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// One request on a connection of its own that is kept alive. The body is read if its length is told.
+async fn get(server: &Server, path_and_query: &str, token: Option<String>) -> Answer {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let request = format!("GET /v1/{path_and_query} HTTP/1.1\r\nhost: localhost\r\n{token}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = vec![];
+    let head_end = loop {
+        stream.read_buf(&mut bytes).await.unwrap();
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = String::from_utf8(bytes[..head_end].to_vec()).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length.map_or(0, |length| length.parse().unwrap());
+    while bytes.len() < head_end + length {
+        stream.read_buf(&mut bytes).await.unwrap();
+    }
+    let body = String::from_utf8(bytes[head_end..].to_vec()).unwrap();
+    Answer { head, body, stream }
 }
 
 async fn sync(server: &Server, query: &str) -> chat_protocol::api::Sync {
-    let url = format!("http://{}/v1/sync?{query}", server.address);
-    let answer = http().get(url).bearer_auth(server.world.token()).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    answer.json().await.unwrap()
+    let answer = get(server, &format!("sync?{query}"), Some(server.world.token())).await;
+    assert_eq!(answer.status(), "200", "{} {}", answer.head, answer.body);
+    answer.json()
 }
 
 fn ids(sync: &chat_protocol::api::Sync) -> Vec<chat_protocol::MessageId> {
@@ -345,11 +383,10 @@ async fn a_long_poll_is_answered_by_what_happens_and_not_by_nothing() {
 async fn without_a_token_polls_and_streams_are_refused_as_problems() {
     let server = server(Settings::default()).await;
     for path in ["sync", "events", "sync?cursor=x"] {
-        let url = format!("http://{}/v1/{path}", server.address);
-        let answer = http().get(url).send().await.unwrap();
-        assert_eq!(answer.status(), 401, "{path}");
-        assert_eq!(answer.headers()["content-type"], "application/problem+json");
-        let problem: chat_protocol::api::Problem = answer.json().await.unwrap();
+        let answer = get(&server, path, None).await;
+        assert_eq!(answer.status(), "401", "{path}");
+        assert!(answer.has("content-type: application/problem+json"), "{}", answer.head);
+        let problem: chat_protocol::api::Problem = answer.json();
         assert_eq!(problem.code, Code::Unauthenticated);
     }
 }
@@ -357,18 +394,17 @@ async fn without_a_token_polls_and_streams_are_refused_as_problems() {
 #[tokio::test]
 async fn a_stream_of_events_has_a_cursor_as_the_id_of_its_cursor_frames() {
     let server = server(Settings::default()).await;
-    let url = format!("http://{}/v1/events", server.address);
-    let mut answer =
-        http().get(url).bearer_auth(server.world.token()).send().await.unwrap();
-    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let mut answer = get(&server, "events", Some(server.world.token())).await;
+    assert!(answer.has("content-type: text/event-stream"), "{}", answer.head);
     server.world.publish(id(800));
-    let mut text = String::new();
-    while !(text.contains("id: ") && text.contains("data: {\"message\":")) {
-        let chunk = tokio::time::timeout(Duration::from_secs(10), answer.chunk());
-        let chunk = chunk.await.expect("an event within 10 s").unwrap().unwrap();
-        text.push_str(std::str::from_utf8(&chunk).unwrap());
+    let mut text = answer.body.into_bytes();
+    let has = |text: &[u8], wanted: &str| String::from_utf8_lossy(text).contains(wanted);
+    while !(has(&text, "id: ") && has(&text, "data: {\"message\":")) {
+        let more = tokio::time::timeout(Duration::from_secs(10), answer.stream.read_buf(&mut text));
+        assert!(more.await.expect("an event within 10 s").unwrap() > 0);
     }
-    assert!(text.starts_with("retry: "), "{text}");
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("retry: "), "{text}");
     let cursor = text.split("id: ").nth(1).unwrap().lines().next().unwrap();
     assert_eq!(Cursor::decode(cursor).unwrap().safe, id(5));
 }

@@ -28,6 +28,9 @@ use crate::session::{Connection, Gateway, request};
 
 /// Most client frames are a few hundred bytes. Larger ones grow the buffer for as long as they are read.
 const READ_BUFFER_BYTES: usize = 1_024;
+/// Frames over the limit are read up to here: what is left unread when a socket is closed would reset the connection, and
+/// the client might never see why.
+const READ_BYTES_MAX: usize = 2 * CLIENT_FRAME_BYTES_MAX;
 /// Frames are gathered up to here before the socket is written to.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// How long the client has to answer a close frame, so that it reads what was sent before.
@@ -65,7 +68,8 @@ async fn upgrade(
         }
     };
     if !may_connect(&headers, &gateway.parts.settings.allowed_origins) {
-        let detail = "Pages of this origin may not connect. Add it to the allowed origins of the server.";
+        let detail =
+            "Pages of this origin may not connect. Add it to the allowed origins of the server.";
         return problem::response(Refusal::new(Code::Forbidden, detail));
     }
     if let Err(refusal) = gateway.check_room() {
@@ -75,8 +79,8 @@ async fn upgrade(
         .protocols([SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGEPACK])
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_frame_size(CLIENT_FRAME_BYTES_MAX)
-        .max_message_size(CLIENT_FRAME_BYTES_MAX);
+        .max_frame_size(READ_BYTES_MAX)
+        .max_message_size(READ_BYTES_MAX);
     let is_messagepack =
         upgrade.selected_protocol().is_some_and(|chosen| chosen == SUBPROTOCOL_MESSAGEPACK);
     let encoding = if is_messagepack { Encoding::MessagePack } else { Encoding::Json };
@@ -89,9 +93,8 @@ fn may_connect(headers: &HeaderMap, allowed: &[String]) -> bool {
     let Ok(origin) = origin.to_str() else { return false };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let origin_host = origin.split_once("://").map(|(_, host)| host);
-    let is_own = host.is_some_and(|host| {
-        origin_host.is_some_and(|origin| origin.eq_ignore_ascii_case(host))
-    });
+    let is_own = host
+        .is_some_and(|host| origin_host.is_some_and(|origin| origin.eq_ignore_ascii_case(host)));
     is_own || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
 }
 
@@ -174,7 +177,7 @@ where
                     return connection.ended(if is_fair { End::Closed(close) } else { End::Abrupt });
                 }
             },
-            message = socket.next(), if connection.has_room() => {
+            message = socket.next(), if connection.has_room() && !session.outbox.has_ended() => {
                 connection.beat();
                 match incoming(message, encoding) {
                     Incoming::Frame(frame) => connection.receive(frame),
@@ -225,6 +228,9 @@ fn incoming(message: Option<Result<Message, axum::Error>>, encoding: Encoding) -
         }
         (Some(Err(error)), _) => return broken(&error),
     };
+    if bytes.len() > CLIENT_FRAME_BYTES_MAX {
+        return Incoming::Fatal(too_large());
+    }
     match encoding.read(&bytes) {
         Ok(frame) => Incoming::Frame(frame),
         Err(refusal) => {
@@ -244,14 +250,20 @@ fn broken(error: &axum::Error) -> Incoming {
     // The error's type is that of a crate below axum's; its text is the one thing to tell it by. A test holds this.
     let text = error.to_string();
     if text.contains("too long") {
-        let detail = format!("A frame may have {CLIENT_FRAME_BYTES_MAX} bytes at most.");
-        return Incoming::Fatal(Refusal::new(Code::TooLarge, detail));
+        return Incoming::Fatal(too_large());
     }
-    if text.contains("protocol") && !text.contains("without closing handshake") || text.contains("UTF-8") {
+    if text.contains("protocol") && !text.contains("without closing handshake")
+        || text.contains("UTF-8")
+    {
         let detail = format!("That is not WebSocket as RFC 6455 has it: {text}.");
         return Incoming::Fatal(Refusal::new(Code::MalformedRequest, detail));
     }
     Incoming::Gone
+}
+
+fn too_large() -> Refusal {
+    let detail = format!("A frame may have {CLIENT_FRAME_BYTES_MAX} bytes at most.");
+    Refusal::new(Code::TooLarge, detail)
 }
 
 fn close_for(code: Code) -> Close {
@@ -354,6 +366,54 @@ mod tests {
 
     use super::*;
 
+    /// A socket of no size, which never brings anything.
+    struct Silent;
+
+    impl Stream for Silent {
+        type Item = Result<Message, axum::Error>;
+        fn poll_next(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Self::Item>> {
+            Poll::Pending
+        }
+    }
+
+    impl Sink<Message> for Silent {
+        type Error = axum::Error;
+        fn poll_ready(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn start_send(self: Pin<&mut Self>, _: Message) -> Result<(), axum::Error> {
+            Ok(())
+        }
+        fn poll_flush(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_close(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_task_of_a_connection_is_small() {
+        let settings = crate::session::Settings::default();
+        let world = crate::session::tests::world::world(settings).await;
+        let future = serve(world.gateway.clone(), Silent, Encoding::Json);
+        let bytes = std::mem::size_of_val(&future);
+        println!("{bytes} bytes");
+        assert!(bytes < 2_048, "{bytes} bytes");
+    }
+
     #[test]
     fn pages_of_the_own_host_and_of_allowed_origins_may_connect() {
         let may = |origin: Option<&str>| {
@@ -364,7 +424,11 @@ mod tests {
             }
             may_connect(&headers, &["https://app.example.org".into()])
         };
-        for origin in ["http://chat.example.org:8080", "https://CHAT.example.org:8080", "https://app.example.org"] {
+        for origin in [
+            "http://chat.example.org:8080",
+            "https://CHAT.example.org:8080",
+            "https://app.example.org",
+        ] {
             assert!(may(Some(origin)), "{origin}");
         }
         assert!(may(None));

@@ -226,6 +226,11 @@ async fn an_entry_at_or_below_the_cursor_was_sent_whatever_is_lost_late_or_out_o
                 _ if random.random_bool(0.3) => {
                     drop(connection);
                     connection = connect(&world, cursor_text.clone()).await;
+                    if cursor_text.is_none() {
+                        // Without a cursor a client loads what is in the store, after `welcome`.
+                        let stored = issued.iter().filter(|id| !unwritten.contains(id));
+                        received.extend(stored.copied());
+                    }
                 }
                 _ => {}
             }
@@ -413,4 +418,45 @@ async fn the_schedule_reads_inboxes_by_itself_until_a_session_is_complete() {
     world.stop.cancel();
     world.tracker.close();
     tokio::time::timeout(Duration::from_secs(5), world.tracker.wait()).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_a_session_is_live_and_completes_once_it_is_back() {
+    let settings = Settings { catch_up_interval_ms: 50, ..quiet() };
+    let world = world(settings).await;
+    world.store_message(id(4), "missed").await;
+    world.announce(id(5), id(5));
+    world.faults.set_away(true);
+    world.spawn();
+    let cursor = Cursor {
+        store_epoch: 7,
+        safe: id(1),
+        extra: vec![],
+        rooms: vec![],
+        session: SessionId::random(),
+    };
+    let mut connection = connect(&world, Some(cursor.encode())).await;
+    let failures = world.gateway.parts.metrics.inbox_read_failures.clone();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+    while failures.get() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the inbox was never asked for");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.publish(id(9));
+    let (live, _) = frames(&mut connection);
+    assert_eq!(message_ids(&live), [id(9)], "live at once");
+    assert_eq!(last_cursor(&live), None, "and no cursor without a read");
+    world.faults.heal();
+    let mut got = vec![];
+    loop {
+        assert!(tokio::time::Instant::now() < deadline, "never complete");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.announce(id(8), id(8));
+        let (frames, _) = frames(&mut connection);
+        got.extend(message_ids(&frames));
+        if last_cursor(&frames).is_some_and(|(_, catching_up)| !catching_up) {
+            break;
+        }
+    }
+    assert_eq!(got, [id(4)]);
 }

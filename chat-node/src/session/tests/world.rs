@@ -13,6 +13,7 @@ use chat_protocol::{
     Body, ClientMessageId, ConversationId, DeviceId, Millis, NodeId, Partition, UserId,
 };
 use chat_store::embedded::EmbeddedStore;
+use chat_store::faulty::{Faults, FaultyStore};
 use chat_store::{InboxRow, MessageRow, Pointer, PointerKind, Write};
 use uuid::Uuid;
 
@@ -141,6 +142,8 @@ impl Conversations for Owners {
 pub(crate) struct World {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) store: Arc<EmbeddedStore>,
+    /// Those of the store as sessions see it.
+    pub(crate) faults: Faults,
     pub(crate) owners: Arc<Owners>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) user: UserId,
@@ -173,12 +176,13 @@ pub(crate) async fn world(settings: Settings) -> World {
     let bus = broker.connect(hub.clone()).await.unwrap();
     hub.attach(bus.clone());
     let store = Arc::new(EmbeddedStore::memory());
+    let faults = Faults::new(1);
     let owners = Arc::new(Owners::default());
     let node = NodeId::random();
     let parts = Parts {
         settings,
         clock: clock.clone(),
-        store: store.clone(),
+        store: Arc::new(FaultyStore::new(store.clone(), faults.clone())),
         store_epoch: 7,
         hub,
         watermarks: Arc::new(Watermarks::new(node)),
@@ -191,6 +195,7 @@ pub(crate) async fn world(settings: Settings) -> World {
     World {
         gateway: Gateway::new(parts),
         store,
+        faults,
         owners,
         bus,
         user,
@@ -214,13 +219,7 @@ impl World {
     }
 
     pub(crate) fn hello(&self, cursor: Option<String>) -> Hello {
-        Hello {
-            versions: vec![1],
-            token: self.token(),
-            cursor,
-            capabilities: vec![],
-            client: None,
-        }
+        Hello { versions: vec![1], token: self.token(), cursor, capabilities: vec![], client: None }
     }
 
     /// Every owner says: all up to `watermark` is in the store, `highest` is the highest id issued; and answers probes.
