@@ -136,6 +136,7 @@ class GroupInfo {
     this.id = id;
     this.go = go;
     this.body = h('div');
+    this.signature = '';
     this.close = () => {};
   }
 
