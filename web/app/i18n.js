@@ -97,7 +97,9 @@ const formats = new Map();
  */
 function format(name, options, ms) {
   const key = `${language} ${name}`;
-  const known = formats.get(key) ?? new Intl.DateTimeFormat(language, options);
+  // English has many ways to write a time: the browser knows which one.
+  const locale = navigator.languages.find((one) => one.toLowerCase().startsWith(language)) ?? language;
+  const known = formats.get(key) ?? new Intl.DateTimeFormat(locale, options);
   formats.set(key, known);
   return known.format(ms);
 }

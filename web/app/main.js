@@ -149,7 +149,19 @@ function go(hash) {
   if (location.hash !== hash) location.hash = hash;
 }
 
+/** Lets the page open without a network. Browsers offer this only on secure origins. */
+async function keepFiles() {
+  if (!('serviceWorker' in navigator)) return;
+  try {
+    await navigator.serviceWorker.register('/sw.js');
+    const { active } = await navigator.serviceWorker.ready;
+    const files = performance.getEntriesByType('resource').map((entry) => entry.name);
+    active?.postMessage({ files: [new URL('/', location.href).href, ...files] });
+  } catch { /* the page works without it */ }
+}
+
 const page = new Page();
 // For people who look around in the console, and for tests.
 Object.assign(globalThis, { chat: page.client });
 void page.start();
+void keepFiles();

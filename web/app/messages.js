@@ -132,7 +132,7 @@ export class MessageLog {
     for (const row of rows) {
       const day = startOfDay(row.created_at);
       if (!previous || startOfDay(previous.created_at) !== day) note(`day ${day}`, dayName(row.created_at), 'day');
-      if (this.hadUnread && row.seq > this.newFrom && (previous ? previous.seq <= this.newFrom : atStart)) note('new', t('new_messages'), 'day new-line');
+      if (this.hadUnread && row.sender_id !== client.userId && row.seq > this.newFrom && (previous ? previous.seq <= this.newFrom : atStart)) note('new', t('new_messages'), 'day new-line');
       if (row.skipped) note(`skipped ${row.seq}`, t('skipped', { count: row.skipped }), 'log-note');
       items.push(this.item(row, previous, context));
       previous = row;

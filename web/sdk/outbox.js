@@ -8,6 +8,9 @@ import { asChatError } from './errors.js';
  * @typedef {import('./types.js').Sent} Sent
  */
 
+/** Messages noted as tried in one transaction. */
+const CLAIM_ROWS = 20;
+
 /**
  * Messages that the server has not acknowledged. They survive reloads; each is sent until it is acknowledged or refused
  * for good, in the order of writing within a conversation, by one tab at a time.
@@ -136,28 +139,33 @@ export class Outbox extends EventTarget {
   async drain(conversationId) {
     let attempt = 0;
     while (this.ready() && !this.closed) {
-      // Read from disk each time: another tab may have added or sent some.
-      const entry = (await this.storage.outbox()).find((one) => one.conversation_id === conversationId && !one.failed);
-      if (!entry) return;
-      const wait = await this.attempt(entry, attempt);
-      if (wait === null) return;
-      attempt = wait > 0 ? attempt + 1 : 0;
-      if (wait > 0) await new Promise((resolve) => this.environment.setTimeout(() => resolve(undefined), wait));
+      // Noted before anything is sent: after a crash nobody could tell what went out.
+      const claimed = await this.storage.claimOutbox(conversationId, CLAIM_ROWS);
+      if (claimed.length === 0) return;
+      for (const entry of claimed) {
+        const wait = this.ready() && !this.closed ? await this.attempt(entry, entry.tried, attempt) : null;
+        if (wait === null) return;
+        attempt = wait > 0 ? attempt + 1 : 0;
+        if (wait === 0) continue;
+        await new Promise((resolve) => this.environment.setTimeout(() => resolve(undefined), wait));
+        // Read again from the first: what follows must not overtake it.
+        break;
+      }
     }
   }
 
   /**
    * Sends one message once.
    * @param {OutboxEntry} entry
+   * @param {boolean} retry whether it may have been sent before
    * @param {number} attempt
    * @returns {Promise<number|null>} how long to wait before the next attempt; null to stop for now
    */
-  async attempt(entry, attempt) {
-    // Noted before it is sent: after a crash nobody could tell whether it went out.
-    const known = await this.change(entry.client_message_id, (one) => ({ ...one, tried: true }));
-    if (!known) return 0;
+  async attempt(entry, retry, attempt) {
+    // Given up, or settled by its appearance, since it was read.
+    if (!this.entries.some((one) => one.client_message_id === entry.client_message_id)) return 0;
     try {
-      const sent = await this.send(entry, known.tried);
+      const sent = await this.send(entry, retry);
       await this.sent(entry, sent);
       this.settle(entry.client_message_id);
       this.changed(entry.conversation_id, true);

@@ -40,6 +40,8 @@ import { mergeHead, mergeMessage, mergeReactions } from './merge.js';
  * @property {() => Promise<OutboxEntry[]>} outbox in order of writing
  * @property {(clientMessageId: string, change: (entry: OutboxEntry) => OutboxEntry|null) => Promise<OutboxEntry|null>} changeOutbox
  *   answers the entry as it was; `change` returning null deletes it
+ * @property {(conversationId: string, limit: number) => Promise<OutboxEntry[]>} claimOutbox the first messages to send, each as
+ *   it was, noted as tried on disk
  * @property {() => Promise<void>} close
  * @property {() => Promise<void>} destroy
  */
@@ -71,6 +73,15 @@ function finished(transaction) {
     transaction.onerror = () => reject(transaction.error);
     transaction.onabort = () => reject(transaction.error ?? new Error('the transaction was aborted'));
   });
+}
+
+/**
+ * Messages of a conversation that wait to be sent, in order.
+ * @param {OutboxEntry[]} entries
+ * @param {string} conversationId
+ */
+function sendable(entries, conversationId) {
+  return entries.filter((entry) => entry.conversation_id === conversationId && !entry.failed);
 }
 
 /**
@@ -253,6 +264,22 @@ export class IndexedDbStorage {
     return known ?? null;
   }
 
+  /**
+   * @param {string} conversationId
+   * @param {number} limit
+   */
+  async claimOutbox(conversationId, limit) {
+    const transaction = this.begin(['outbox'], 'readwrite', { durability: 'strict' });
+    const end = finished(transaction);
+    const table = transaction.objectStore('outbox');
+    /** @type {OutboxEntry[]} */
+    const all = await answer(table.getAll());
+    const claimed = sendable(all, conversationId).slice(0, limit);
+    for (const entry of claimed) if (!entry.tried) table.put({ ...entry, tried: true });
+    await end;
+    return claimed;
+  }
+
   async close() {
     this.database?.close();
     this.database = null;
@@ -378,6 +405,17 @@ export class MemoryStorage {
     if (next) this.queue[index] = next;
     else this.queue.splice(index, 1);
     return known;
+  }
+
+  /**
+   * @param {string} conversationId
+   * @param {number} limit
+   */
+  async claimOutbox(conversationId, limit) {
+    const claimed = structuredClone(sendable(this.queue, conversationId).slice(0, limit));
+    const ids = new Set(claimed.map((entry) => entry.client_message_id));
+    this.queue = this.queue.map((entry) => (ids.has(entry.client_message_id) ? { ...entry, tried: true } : entry));
+    return claimed;
   }
 
   async close() {}

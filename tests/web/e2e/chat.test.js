@@ -73,6 +73,7 @@ test('messages can be reacted to, answered, edited and deleted', options, async 
 
 test('a message written offline survives a reload and arrives exactly once', options, async () => {
   const [ada, grace] = await pair();
+  await ada.page.evaluate(() => navigator.serviceWorker.ready.then(() => new Promise((resolve) => setTimeout(resolve, 500))));
   await ada.setOffline(true);
   await ada.page.locator('.banner', { hasText: 'You are offline' }).waitFor();
   await ada.say('Written in a tunnel');
@@ -80,23 +81,15 @@ test('a message written offline survives a reload and arrives exactly once', opt
   await ada.sees_state('Written in a tunnel', 'queued');
   await ada.picture('desktop-offline');
 
-  // The page itself comes from the network, so it is reloaded online but kept from the service until it is offline again.
-  await ada.context.route(/\/v1\//, (route) => route.abort());
-  await ada.context.routeWebSocket(/\/v1\/socket/, (socket) => socket.close({ code: 1012 }));
-  ada.tolerated.push(/ERR_FAILED|Failed to load resource|WebSocket/);
-  await ada.context.setOffline(false);
+  // The page opens without a network, too.
   await ada.page.reload();
+  await ada.page.locator('.banner', { hasText: 'You are offline' }).waitFor();
   await ada.sees('Hello');
   await ada.sees_state('Written in a tunnel', 'queued');
+  await ada.sees_state('And another', 'queued');
   assert.equal(await grace.message('Written in a tunnel').count(), 0);
-
-  await ada.context.unroute(/\/v1\//);
-  await ada.context.unrouteAll();
-  const fresh = await ada.page.context().newPage();
-  await fresh.close();
-  // A WebSocket route cannot be taken back; a reload without it is the same as coming out of the tunnel.
-  await ada.page.close();
-  ada.page = await ada.open().catch(() => ada.page);
+  await ada.setOffline(false);
+  await ada.page.locator('.banner').waitFor({ state: 'hidden' });
   await grace.sees('Written in a tunnel');
   await grace.sees('And another');
   await grace.say('Got both');
@@ -124,7 +117,7 @@ test('a reload keeps the history, and shows it before the server has answered', 
 test('history is endless upwards and keeps its place', options, async () => {
   const [ada, grace] = await pair();
   const id = new URL(ada.page.url()).hash.split('/')[2];
-  const count = 180;
+  const count = 150;
   await ada.page.evaluate(async ({ conversation, total }) => {
     for (let i = 1; i <= total; i += 1) await globalThis.chat.sendText(conversation, `Line ${i} of many`);
   }, { conversation: id, total: count });
@@ -133,12 +126,9 @@ test('history is endless upwards and keeps its place', options, async () => {
   await grace.sees(`Line ${count} of many`);
   const scroller = grace.page.locator('.scroller');
   await scroller.hover();
-  let steps = 0;
-  for (; steps < 300 && await grace.message('Hello').count() === 0; steps += 1) {
-    const top = grace.page.locator('.message').first();
+  for (let steps = 0; steps < 300 && await grace.message('Hello').count() === 0; steps += 1) {
     await scroller.evaluate((element) => element.scrollBy(0, -700));
     await grace.page.waitForTimeout(30);
-    assert.ok(await top.count() >= 0);
   }
   await grace.sees('Hello');
   // What was in view stays in view when older messages come in above it: the numbers around it are without a hole.

@@ -59,7 +59,7 @@ export class Person {
   /** Another tab of the same browser. */
   async open() {
     const page = await this.context.newPage();
-    page.setDefaultTimeout(15_000);
+    page.setDefaultTimeout(30_000);
     const note = (text) => { if (!this.tolerated.some((pattern) => pattern.test(text))) this.problems.push(text); };
     page.on('console', (message) => { if (message.type() === 'error' || /Content Security Policy/.test(message.text())) note(`${message.text()} ${message.location().url}`); });
     page.on('pageerror', (error) => note(String(error.stack)));
@@ -135,7 +135,7 @@ export class Person {
 }
 
 /** Waits until `check` holds. */
-export async function eventually(check, what, timeoutMs = 15_000) {
+export async function eventually(check, what, timeoutMs = 30_000) {
   const deadline = Date.now() + timeoutMs;
   let last;
   do {

@@ -38,7 +38,7 @@ export class FakeServer {
     this.counter = 0;
     this.epoch = randomUUID().slice(0, 8);
     /** Faults a test may set. */
-    this.faults = { refuseSockets: false, dropAck: 0, silent: false, refuseSend: null, beforeSend: null, refreshes: 0, hideFrames: false };
+    this.faults = { refuseSockets: false, dropAck: 0, silent: false, swallowed: 0, refuseSend: null, beforeSend: null, refreshes: 0, hideFrames: false };
     this.heartbeatMs = 5000;
     this.accessMs = 900_000;
     this.log = [];
@@ -459,7 +459,10 @@ export class FakeServer {
     const socket = { ws, user_id: null, rooms: new Set() };
     ws.on('error', () => {});
     ws.on('message', (data) => {
-      if (this.faults.silent) return;
+      if (this.faults.silent) {
+        if (String(data).startsWith('{"send"')) this.faults.swallowed += 1;
+        return;
+      }
       this.frame(socket, JSON.parse(data));
     });
     ws.on('close', () => {
