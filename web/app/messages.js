@@ -157,7 +157,7 @@ export class MessageLog {
     const mentions = (row.mentions ?? []).map((id) => client.profiles.get(id)?.handle ?? '');
     // The same message keeps its element from the moment it is written: the id of its sender's choice stays.
     return {
-      key: row.client_message_id + row.sender_id,
+      key: own && row.type !== 'system' ? row.client_message_id + row.sender_id : row.message_id,
       signature: JSON.stringify([row.version, row.provisional, row.reactions?.version, together, status, names, mentions, replied?.version, context.kind, client.profiles.get(row.sender_id)?.picture, t('reply')]),
       build: () => (row.type === 'system' ? this.systemRow(row) : this.messageRow(row, { own, together, status, replied, mentions, group: context.kind !== 'direct' })),
     };

@@ -14,7 +14,7 @@ const REQUEST_TIMEOUT_MS = 30_000;
 /**
  * @typedef {object} RequestOptions
  * @property {any} [body]
- * @property {Record<string, string|number|string[]|undefined>} [query]
+ * @property {Record<string, string|number|undefined>} [query]
  * @property {boolean} [anonymous] goes without a token
  * @property {number} [timeoutMs]
  * @property {AbortSignal} [signal]
@@ -225,7 +225,7 @@ export class Api {
   typing(id, active) { return this.request('POST', `/v1/conversations/${part(id)}/typing`, { body: { active } }); }
 
   /**
-   * @param {{cursor?: string, wait_ms: number, room?: string[]}} query
+   * @param {{cursor?: string, wait_ms: number, room?: string}} query
    * @param {AbortSignal} signal
    * @returns {Promise<import('./types.js').Sync>}
    */
@@ -261,8 +261,7 @@ function part(text) {
 function queryText(query) {
   const params = new URLSearchParams();
   for (const [name, value] of Object.entries(query ?? {})) {
-    if (value === undefined) continue;
-    for (const one of Array.isArray(value) ? value : [value]) params.append(name, String(one));
+    if (value !== undefined) params.append(name, String(value));
   }
   const text = params.toString();
   return text ? `?${text}` : '';

@@ -26,6 +26,8 @@ const TYPING_SHOWN_MS = 6_000;
 const PROFILE_AGE_MS_MAX = 600_000;
 const SLOTS_MAX = 64;
 const RELOAD_DELAY_MS = 5_000;
+/** A cursor holds the positions of so many live rooms; a connection receives no more. */
+const ROOMS_MAX = 4;
 
 /**
  * One account on one device: conversations, messages, people, and the connection that keeps them up to date.
@@ -591,8 +593,10 @@ export class ChatClient extends EventTarget {
 
   // Live rooms.
 
-  /** Starts receiving a live room. @param {Conversation} room */
+  /** Starts receiving a live room; the longest-held one makes way for a fifth. @param {Conversation} room */
   async joinRoom(room) {
+    const [oldest] = this.rooms.keys();
+    if (!this.rooms.has(room.conversation_id) && this.rooms.size >= ROOMS_MAX) await this.leaveRoom(oldest);
     this.rooms.set(room.conversation_id, room);
     this.emit('conversations');
     await this.enterRoom(room.conversation_id);
@@ -601,6 +605,7 @@ export class ChatClient extends EventTarget {
   /** @param {string} id */
   async enterRoom(id) {
     if (this.connection?.writable) await this.connection.request('join_room', { room_id: id });
+    this.store?.open(id);
     void this.store?.loadNewest(id);
   }
 

@@ -443,7 +443,7 @@ export class Connection extends EventTarget {
     while (epoch === this.epoch) {
       try {
         // The first answer comes at once, so that everyone sees where they stand.
-        const query = { cursor: this.handler.cursor(), wait_ms: first ? 0 : POLL_WAIT_MS, room: this.handler.rooms() };
+        const query = { cursor: this.handler.cursor(), wait_ms: first ? 0 : POLL_WAIT_MS, room: this.handler.rooms().join(',') || undefined };
         const answer = await this.api.sync(query, abort.signal);
         if (epoch !== this.epoch) return;
         await this.polled(answer, first);
