@@ -89,7 +89,8 @@ export function peopleSearch(client, actions, { autofocus = false, exclude } = {
     timer = window.setTimeout(() => void search(), SEARCH_DELAY_MS);
   });
   const element = h('div', { class: 'people-search' }, field(t('find_people'), input), note, list);
-  return { element, again: search };
+  const clear = () => { input.value = ''; };
+  return { element, again: search, clear };
 }
 
 /**
@@ -108,6 +109,7 @@ export function peoplePicker(client, exclude) {
   };
   const add = (/** @type {Profile} */ profile) => {
     chosen.set(profile.user_id, profile);
+    search.clear();
     show();
     void search.again();
   };

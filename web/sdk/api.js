@@ -45,7 +45,8 @@ export class Api {
     try {
       return await this.attempt(method, path, options, token ?? null);
     } catch (error) {
-      const expired = error instanceof ChatError && error.status === 401 && token;
+      // A wrong password is answered with 401, too, and says nothing about the token.
+      const expired = error instanceof ChatError && error.status === 401 && error.code !== 'wrong_credentials' && token;
       if (!expired || !this.session) throw error;
       // The clock may be off, or the token was replaced: renew it once and ask again.
       const renewed = await this.session.renew(token);

@@ -487,7 +487,7 @@ export class Connection extends EventTarget {
     if (failure.code === 'invalid_cursor') {
       await this.handler.cursorRefused();
       if (epoch === this.epoch) this.retry();
-    } else if (failure.status === 401 || failure.status === 403) {
+    } else if (failure.status === 401) {
       this.tokenFailed(failure);
     } else {
       // Perhaps everything is down, not just WebSockets: try both ways in turn.

@@ -35,7 +35,7 @@ async function complaints(page) {
     const headings = [...document.querySelectorAll('h1')].filter(visible);
     if (headings.length > 1) found.push('more than one h1');
     if (!document.documentElement.lang) found.push('the page has no language');
-    for (const styled of document.querySelectorAll('[style]:not(textarea, .menu)')) found.push(`an inline style: ${styled.outerHTML.slice(0, 120)}`);
+    for (const styled of document.querySelectorAll('[style]:not([style=""], textarea, .menu)')) found.push(`an inline style: ${styled.outerHTML.slice(0, 120)}`);
     return found;
   });
 }
