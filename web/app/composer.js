@@ -212,6 +212,11 @@ export class Composer {
     this.showSuggestions();
   }
 
+  /** People become known while their names are being written. */
+  people() {
+    if (this.suggested.length === 0 && document.activeElement === this.input && this.partialMention() !== null) this.suggest();
+  }
+
   hideSuggestions() {
     this.suggested = [];
     this.showSuggestions();

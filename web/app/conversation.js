@@ -64,6 +64,7 @@ export class ConversationView {
     const { client, conversation } = this;
     this.log.refresh();
     this.composer.label();
+    this.composer.people();
     this.back.setAttribute('aria-label', t('back'));
     this.notice.hidden = true;
     this.composer.element.hidden = !conversation;

@@ -86,7 +86,7 @@ async function conversation(options1, options2) {
 }
 
 test('landmarks, names and contrast hold in light and dark', options, async () => {
-  const [ada, grace] = await conversation({ colorScheme: 'light' }, { colorScheme: 'dark' });
+  const [ada, grace] = await conversation({ colorScheme: 'light', reducedMotion: 'reduce' }, { colorScheme: 'dark', reducedMotion: 'reduce' });
   for (const one of [ada, grace]) {
     assert.deepEqual(await complaints(one.page), []);
     assert.deepEqual(await lowContrast(one.page), []);
