@@ -77,7 +77,9 @@ export function peopleSearch(client, actions, { autofocus = false, exclude } = {
     asked += 1;
     const mine = asked;
     const handle = input.value.trim().replace(/^@/, '').toLowerCase();
-    const found = handle ? await attempt(() => client.searchUsers(handle)) : [];
+    // Anything else cannot be the beginning of a handle.
+    const possible = /^[a-z0-9_.]{1,32}$/.test(handle);
+    const found = possible ? await attempt(() => client.searchUsers(handle)) : [];
     if (mine !== asked) return;
     const hidden = exclude?.() ?? new Set();
     const people = (found ?? []).filter((/** @type {Profile} */ one) => one.user_id !== client.userId && !hidden.has(one.user_id));

@@ -247,7 +247,8 @@ export class Api {
     do {
       const page = await this.request('GET', path, { query: { after, limit: 200 } });
       rows.push(...page.items);
-      after = page.items.length > 0 ? page.next : undefined;
+      // A page may be empty and still have a next one, but never the same again.
+      after = page.next !== after ? page.next : undefined;
     } while (after);
     return rows;
   }

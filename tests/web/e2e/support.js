@@ -148,6 +148,8 @@ export class Person {
     await this.context.setOffline(false);
     for (const page of this.context.pages()) if (page !== this.page) await page.close();
     await this.page.goto(`${url}/#/chats`);
+    // Only the part after `#` may have changed: a reload closes whatever was left open.
+    await this.page.reload();
     await this.page.locator('.sidebar').waitFor();
     this.tolerated = [];
   }
