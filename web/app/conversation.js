@@ -112,8 +112,9 @@ export class ConversationView {
   }
 
   async leaveRoom() {
-    await attempt(() => this.client.leaveRoom(this.id));
+    // First the way out: by the time the server has answered the person may be elsewhere.
     this.go('#/rooms');
+    await attempt(() => this.client.leaveRoom(this.id));
   }
 
   showInfo() {

@@ -34,7 +34,7 @@ test('two people find each other and chat both ways', options, async () => {
   await ada.openChatWith(grace);
   await ada.say('Hi Grace, <b>this</b> is & stays text');
   // Unread on the other side until it is opened.
-  const row = grace.page.locator('.conversation', { hasText: 'Ada' });
+  const row = grace.row('Ada');
   await row.locator('.badge', { hasText: '1' }).waitFor();
   await grace.openFromList('Ada');
   await grace.sees('Hi Grace, <b>this</b> is & stays text');
@@ -268,7 +268,7 @@ test('a live room is created, joined and chatted in', options, async () => {
 test('two tabs of one person both stay live, and what is read in one is read in the other', options, async () => {
   const [ada, grace, hello] = await pair();
   const tab = await ada.open();
-  await tab.locator('.conversation', { hasText: 'Grace' }).waitFor();
+  await ada.row('Grace', tab).waitFor();
   await grace.say('To both tabs');
   await tab.locator('.conversation', { hasText: 'To both tabs' }).waitFor();
   await ada.page.bringToFront();

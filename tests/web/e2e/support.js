@@ -101,8 +101,13 @@ export class Person {
   }
 
   async openFromList(title) {
-    await this.page.locator('.conversation', { hasText: title }).click();
+    await this.row(title).click();
     await this.header(title);
+  }
+
+  /** A conversation in the list, by its title alone. */
+  row(title, page = this.page) {
+    return page.locator('.conversation', { has: page.locator('.conversation-title', { hasText: title }) });
   }
 
   composer() {
