@@ -21,7 +21,7 @@ const GENERATOR_CORE: &str = "1";
 
 /// Measures the release build.
 #[derive(Args, Debug)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Only scenarios whose name begins with this, such as `room` or `nats room 100`. May be repeated.
     #[arg(long)]
     scenario: Vec<String>,
@@ -63,7 +63,7 @@ const SCENARIOS: &[(&str, &[&str], Target)] = &[
 ];
 
 /// Runs the scenarios, writes `target/bench/report.json` and prints the table.
-pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
     let chosen = chosen(&args.scenario)?;
     let bench = Bench::prepare(&chosen)?;
     let (mut records, mut failures) = (Vec::new(), Vec::new());
