@@ -53,11 +53,11 @@ fn connected() -> Session {
 }
 
 fn sends(output: &Output) -> Vec<&chat_protocol::frame::Send> {
-    let send = |frame| match frame {
-        &ClientFrame::Send(ref send) => Some(send),
+    let sends = output.frames.iter().filter_map(|frame| match frame {
+        ClientFrame::Send(send) => Some(send),
         _ => None,
-    };
-    output.frames.iter().filter_map(send).collect()
+    });
+    sends.collect()
 }
 
 fn closed(close: Close) -> Loss {

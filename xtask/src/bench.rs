@@ -101,7 +101,8 @@ fn chosen(wanted: &[String]) -> anyhow::Result<Vec<Chosen>> {
         bail!("there is no scenario {unknown}; there are: {}", names.join(", "));
     }
     let all = wanted.is_empty();
-    let chosen = SCENARIOS.iter().filter(|(name, ..)| all || wanted.iter().any(|w| is_named(name, w)));
+    let chosen =
+        SCENARIOS.iter().filter(|(name, ..)| all || wanted.iter().any(|w| is_named(name, w)));
     Ok(chosen.copied().collect())
 }
 
@@ -122,7 +123,10 @@ impl Bench {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
         let target = root.join("target");
         let needs = |target| chosen.iter().any(|(.., needed)| *needed == target);
-        build(root, &["-p", "chat-client", "--bin", "chat-bench", "--features", "chat-client/sqlite"])?;
+        build(
+            root,
+            &["-p", "chat-client", "--bin", "chat-bench", "--features", "chat-client/sqlite"],
+        )?;
         if needs(Target::Node) {
             build(root, &["-p", "chat-node"])?;
         }
@@ -199,10 +203,13 @@ impl Bench {
                 place.join("data").display(),
                 free_address()?
             ),
-            Target::Floor => format!("{pinned} {} floor-server --listen {listen}", self.generator.display()),
+            Target::Floor => {
+                format!("{pinned} {} floor-server --listen {listen}", self.generator.display())
+            }
             Target::Nats => {
                 let configuration = place.join("nats.conf");
-                fs::write(&configuration, nats_configuration(&listen, &free_address()?))?;
+                let text = nats_configuration(&listen, &free_address()?, &place.join("nats.log"));
+                fs::write(&configuration, text)?;
                 format!("{pinned} {} -c {}", self.nats.display(), configuration.display())
             }
         };
@@ -210,9 +217,11 @@ impl Bench {
     }
 }
 
-fn nats_configuration(websocket: &str, plain: &str) -> String {
+fn nats_configuration(websocket: &str, plain: &str, log: &Path) -> String {
+    let log = log.display();
     format!(
-        "listen: \"{plain}\"\nmax_connections: 65536\nwebsocket {{ listen: \"{websocket}\", no_tls: true }}\n"
+        "listen: \"{plain}\"\nlog_file: \"{log}\"\nmax_connections: 65536\n\
+         websocket {{ listen: \"{websocket}\", no_tls: true }}\n"
     )
 }
 
