@@ -1,0 +1,6 @@
+//! The client against a server inside the test.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+
+mod mock;
+mod session;
+mod terminal;
