@@ -198,7 +198,8 @@ impl Bench {
             Target::Nothing => String::new(),
             Target::Node => format!(
                 "{pinned} {} --data-dir {} --listen {listen} --admin-listen {} \
-                 --password-memory-kib 8 --password-iterations 1 --rate-limits off",
+                 --password-memory-kib=8 --password-iterations=1 --rate-limits-enabled=off \
+                 --connections-per-address-max=50000",
                 self.node.display(),
                 place.join("data").display(),
                 free_address()?
