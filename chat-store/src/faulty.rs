@@ -116,8 +116,11 @@ impl Faults {
         state.calls += 1;
         let FaultRates { error_before, error_after, delay, delay_ms_max } = state.rates;
         // As many draws whatever is decided: one changed rate does not shift every later decision.
-        let (before, after, late) =
-            (state.random.random::<f64>(), state.random.random::<f64>(), state.random.random::<f64>());
+        let (before, after, late) = (
+            state.random.random::<f64>(),
+            state.random.random::<f64>(),
+            state.random.random::<f64>(),
+        );
         let delay_ms = state.random.random_range(1..=delay_ms_max.max(1));
         Decision {
             before: before < error_before,
@@ -193,7 +196,10 @@ impl Store for FaultyStore {
         self.faults.run(self.inner.epoch()).await
     }
 
-    async fn put_checkpoints(&self, checkpoints: Vec<(Partition, Checkpoint)>) -> Result<(), Error> {
+    async fn put_checkpoints(
+        &self,
+        checkpoints: Vec<(Partition, Checkpoint)>,
+    ) -> Result<(), Error> {
         self.faults.run(self.inner.put_checkpoints(checkpoints)).await
     }
 
@@ -217,35 +223,73 @@ impl Store for FaultyStore {
         self.faults.run(self.inner.marks(id)).await
     }
 
-    async fn conversations_of(&self, user: UserId, after: Option<ConversationId>, limit: usize) -> Result<Vec<ConversationId>, Error> {
+    async fn conversations_of(
+        &self,
+        user: UserId,
+        after: Option<ConversationId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationId>, Error> {
         self.faults.run(self.inner.conversations_of(user, after, limit)).await
     }
 
-    async fn rooms(&self, before: Option<MessageId>, limit: usize) -> Result<Vec<ConversationRow>, Error> {
+    async fn rooms(
+        &self,
+        before: Option<MessageId>,
+        limit: usize,
+    ) -> Result<Vec<ConversationRow>, Error> {
         self.faults.run(self.inner.rooms(before, limit)).await
     }
 
-    async fn message(&self, conversation: ConversationId, id: MessageId) -> Result<Option<Message>, Error> {
+    async fn message(
+        &self,
+        conversation: ConversationId,
+        id: MessageId,
+    ) -> Result<Option<Message>, Error> {
         self.faults.run(self.inner.message(conversation, id)).await
     }
 
-    async fn messages(&self, conversation: ConversationId, ids: Vec<MessageId>) -> Result<Vec<Message>, Error> {
+    async fn messages(
+        &self,
+        conversation: ConversationId,
+        ids: Vec<MessageId>,
+    ) -> Result<Vec<Message>, Error> {
         self.faults.run(self.inner.messages(conversation, ids)).await
     }
 
-    async fn history_before(&self, conversation: ConversationId, before: MessageId, limit: usize) -> Result<Vec<Message>, Error> {
+    async fn history_before(
+        &self,
+        conversation: ConversationId,
+        before: MessageId,
+        limit: usize,
+    ) -> Result<Vec<Message>, Error> {
         self.faults.run(self.inner.history_before(conversation, before, limit)).await
     }
 
-    async fn history_after(&self, conversation: ConversationId, after: MessageId, limit: usize) -> Result<Vec<Message>, Error> {
+    async fn history_after(
+        &self,
+        conversation: ConversationId,
+        after: MessageId,
+        limit: usize,
+    ) -> Result<Vec<Message>, Error> {
         self.faults.run(self.inner.history_after(conversation, after, limit)).await
     }
 
-    async fn duplicate(&self, conversation: ConversationId, sender: UserId, client_message_id: ClientMessageId) -> Result<Option<DuplicateRow>, Error> {
+    async fn duplicate(
+        &self,
+        conversation: ConversationId,
+        sender: UserId,
+        client_message_id: ClientMessageId,
+    ) -> Result<Option<DuplicateRow>, Error> {
         self.faults.run(self.inner.duplicate(conversation, sender, client_message_id)).await
     }
 
-    async fn inbox(&self, user: UserId, above: MessageId, up_to: MessageId, limit: usize) -> Result<InboxPage, Error> {
+    async fn inbox(
+        &self,
+        user: UserId,
+        above: MessageId,
+        up_to: MessageId,
+        limit: usize,
+    ) -> Result<InboxPage, Error> {
         self.faults.run(self.inner.inbox(user, above, up_to, limit)).await
     }
 
@@ -273,7 +317,11 @@ impl Store for FaultyStore {
         self.faults.run(self.inner.search_handles(prefix, limit)).await
     }
 
-    async fn change_profile(&self, user: UserId, change: ProfileChange) -> Result<Option<Profile>, Error> {
+    async fn change_profile(
+        &self,
+        user: UserId,
+        change: ProfileChange,
+    ) -> Result<Option<Profile>, Error> {
         self.faults.run(self.inner.change_profile(user, change)).await
     }
 
@@ -297,7 +345,12 @@ impl Store for FaultyStore {
         self.faults.run(self.inner.devices(user)).await
     }
 
-    async fn rename_device(&self, user: UserId, device: DeviceId, name: String) -> Result<bool, Error> {
+    async fn rename_device(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        name: String,
+    ) -> Result<bool, Error> {
         self.faults.run(self.inner.rename_device(user, device, name)).await
     }
 
@@ -305,11 +358,26 @@ impl Store for FaultyStore {
         self.faults.run(self.inner.remove_device(user, device)).await
     }
 
-    async fn rotate_refresh(&self, user: UserId, device: DeviceId, old: [u8; 32], new: [u8; 32], now: Millis, expires_at: Millis) -> Result<RefreshOutcome, Error> {
+    async fn rotate_refresh(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        old: [u8; 32],
+        new: [u8; 32],
+        now: Millis,
+        expires_at: Millis,
+    ) -> Result<RefreshOutcome, Error> {
         self.faults.run(self.inner.rotate_refresh(user, device, old, new, now, expires_at)).await
     }
 
-    async fn set_friendship(&self, user: UserId, other: UserId, expected: Friendship, friendship: Friendship, now: Millis) -> Result<Friendship, Error> {
+    async fn set_friendship(
+        &self,
+        user: UserId,
+        other: UserId,
+        expected: Friendship,
+        friendship: Friendship,
+        now: Millis,
+    ) -> Result<Friendship, Error> {
         self.faults.run(self.inner.set_friendship(user, other, expected, friendship, now)).await
     }
 
@@ -317,7 +385,12 @@ impl Store for FaultyStore {
         self.faults.run(self.inner.friendship(user, other)).await
     }
 
-    async fn friends(&self, user: UserId, after: Option<UserId>, limit: usize) -> Result<Vec<FriendRow>, Error> {
+    async fn friends(
+        &self,
+        user: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<FriendRow>, Error> {
         self.faults.run(self.inner.friends(user, after, limit)).await
     }
 

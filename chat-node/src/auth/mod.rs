@@ -1,7 +1,25 @@
-//! Who a token names.
+//! Who a token names, and how one gets a token.
+//!
+//! Access tokens are short-lived and checked without a database; refresh tokens are single-use and kept as digests;
+//! [`Revocations`] closes the gap between a logout and the end of an access token's life.
+
+pub(crate) mod issuer;
+mod key;
+mod password;
+mod refresh;
+mod revocation;
+mod service;
+mod token;
 
 use chat_protocol::error::Refusal;
 use chat_protocol::{DeviceId, Millis, UserId};
+
+pub use issuer::{Introduction, Issuer, IssuerSettings};
+pub use key::{KeyError, KeyRing};
+pub use password::{PasswordCost, Passwords};
+pub use refresh::RefreshToken;
+pub use revocation::{Revocation, Revocations};
+pub use service::{Auth, NewSession, Settings, SetupError};
 
 /// Who asks, proven by an access token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use chat_store::Checkpoint;
 /// How far ahead of its clock an owner reserves ids.
 pub const RESERVATION_MS: u64 = 10_000;
 
-/// How much an opening record reserves above its floor at least, if the owner's clock is behind.
+/// How much a record reserves above what was used at least, if the owner's clock is behind that.
 const RESERVATION_ABOVE_FLOOR_MS: u64 = 1_000;
 
 /// A tick is due when less than this is left of the reservation.
@@ -295,9 +295,12 @@ impl Ownership {
         Checkpoint { sequence: sequence.0, reserved_until: self.reserved, epoch: self.epoch }
     }
 
-    /// A reservation that never falls.
+    /// A reservation that never falls, and always leaves something to issue: an owner whose clock is far behind what was
+    /// used goes on slightly ahead of that instead.
     fn extended(&self, now: Millis) -> MessageId {
-        self.reserved.max(MessageId::last_of(now.plus(RESERVATION_MS)))
+        let used = self.floor.max(self.used);
+        let above_used = MessageId::last_of(used.created_at().plus(RESERVATION_ABOVE_FLOOR_MS));
+        self.reserved.max(MessageId::last_of(now.plus(RESERVATION_MS))).max(above_used)
     }
 
     fn prepare(&mut self, kind: RecordKind, reserved_until: MessageId, entries: Vec<Entry>) {

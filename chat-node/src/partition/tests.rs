@@ -286,6 +286,19 @@ fn ids_stay_within_the_accepted_reservation() {
 }
 
 #[test]
+fn an_owner_whose_clock_is_far_behind_still_gets_ids() {
+    let ahead = Millis::from_2025(1_000_000);
+    let behind = Millis::from_2025(1_000);
+    let mut ownership = opened(unused(), behind);
+    // Others are far ahead: an idle owner's watermark follows them up to its reservation.
+    ownership.watermark(behind, MessageId::last_of(ahead));
+    assert_eq!(ownership.next_id(behind), None);
+    ownership.tick(behind);
+    ownership.accepted(Sequence(2));
+    assert!(ownership.next_id(behind).is_some(), "a tick must give it something to issue");
+}
+
+#[test]
 fn a_closing_record_reserves_exactly_what_was_used() {
     let now = Millis::from_2025(1_000);
     let mut ownership = opened(unused(), now);

@@ -185,3 +185,98 @@ impl PageBuilder {
         (cut < self.entries.len()).then_some(cut)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn conversation(number: u128) -> ConversationId {
+        let user = chat_protocol::UserId(Uuid::from_u128(number));
+        ConversationId::direct(user, user)
+    }
+
+    fn pointers() -> impl Strategy<Value = Vec<Pointer>> {
+        let step = prop_oneof![1u64..10, 1u64..SPAN / 3, SPAN..SPAN * 3];
+        let kind = prop_oneof![Just(PointerKind::Message), Just(PointerKind::Read)];
+        proptest::collection::vec((step, kind, 0u8..3, any::<u64>()), 0..60).prop_map(|steps| {
+            let mut id = 1 << 40;
+            let pointers = steps.into_iter().map(|(step, kind, target, other)| {
+                id += step;
+                let target = [id, 0, other][usize::from(target)];
+                Pointer { id: MessageId(id), kind, target: MessageId(target) }
+            });
+            pointers.collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn packed_pointers_come_back_and_no_row_is_too_long(pointers in pointers()) {
+            let mut found = Vec::new();
+            for row in pack(&pointers) {
+                let unpacked = unpack(row.first_id, &row.bytes).unwrap();
+                let (first, last) = (unpacked[0].id, unpacked[unpacked.len() - 1].id);
+                prop_assert_eq!(first, row.first_id);
+                prop_assert!(last.0 - first.0 <= SPAN);
+                found.extend(unpacked);
+            }
+            prop_assert_eq!(found, pointers);
+        }
+
+        #[test]
+        fn the_order_in_which_pointers_are_given_does_not_matter(pointers in pointers(), by in 0usize..60) {
+            let mut turned = pointers.clone();
+            turned.rotate_left(by.min(pointers.len()));
+            prop_assert_eq!(pack(&turned), pack(&pointers));
+        }
+
+        #[test]
+        fn bytes_that_are_no_row_are_an_error_and_not_a_panic(bytes: Vec<u8>, first: u64) {
+            drop(unpack(MessageId(first), &bytes));
+        }
+
+        #[test]
+        fn a_page_is_the_first_of_all_entries(
+            several in proptest::collection::vec(pointers(), 1..4),
+            repeat in 0usize..40,
+            window in (0u64..SPAN * 20, 0u64..SPAN * 60),
+            limit in 1usize..50,
+        ) {
+            let mut rows = Vec::new();
+            let mut all = BTreeSet::new();
+            let (above, up_to) = (MessageId((1 << 40) + window.0), MessageId((1 << 40) + window.1));
+            for (number, pointers) in several.iter().enumerate() {
+                let conversation_id = conversation(number as u128);
+                all.extend(pointers.iter().map(|p| InboxEntry { pointer: *p, conversation_id }));
+                // Once as it is, and a part again with other boundaries.
+                for part in [&pointers[..], &pointers[repeat.min(pointers.len())..]] {
+                    rows.extend(pack(part).into_iter().map(|row| (row, conversation_id)));
+                }
+            }
+            all.retain(|entry| entry.pointer.id > above && entry.pointer.id <= up_to);
+            rows.sort_by_key(|(row, _)| row.first_id);
+            let mut builder = PageBuilder::new(above, up_to, limit);
+            let full = rows.iter().any(|(row, conversation_id)| {
+                let full = builder.begins(row.first_id);
+                if !full {
+                    builder.add(*conversation_id, unpack(row.first_id, &row.bytes).unwrap());
+                }
+                full
+            });
+            let page = builder.finish(!full);
+            let all: Vec<InboxEntry> = all.into_iter().collect();
+            prop_assert!(page.entries.len() >= limit.min(all.len()));
+            prop_assert_eq!(&page.entries[..], &all[..page.entries.len()]);
+            prop_assert_eq!(page.more, page.entries.len() < all.len());
+            // Longer than the limit only by entries of one id.
+            if let Some(beyond) = page.entries.get(limit) {
+                prop_assert_eq!(beyond.pointer.id, page.entries[limit - 1].pointer.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Tests of the store's backends from outside.
+
+mod backup;
+mod conformance;
+mod faulty;
+mod full;
+mod reopen;
+mod speed;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use chat_store::embedded::{EmbeddedStore, Options};
+
+/// A store with small queues, as a test wants it.
+fn open(path: &Path) -> Arc<EmbeddedStore> {
+    let options = Options { reader_threads: 2, ..Options::default() };
+    Arc::new(EmbeddedStore::open(path, options).unwrap())
+}
