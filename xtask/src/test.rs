@@ -14,10 +14,10 @@ use crate::run::{cargo, command, exists, output, root, say, succeed, target};
 pub(crate) struct Options {
     /// Leave out the browser
     #[arg(long)]
-    pub no_browser: bool,
+    pub(crate) no_browser: bool,
     /// Only the tests that need a running node
     #[arg(long)]
-    pub only_node: bool,
+    pub(crate) only_node: bool,
 }
 
 /// Programs that cannot be set up from here, and how a person gets them on Debian.

@@ -13,9 +13,9 @@ use crate::run::{command, output, root, say};
 /// A file under version control.
 pub(crate) struct Tracked {
     /// From the root of the repository.
-    pub path: String,
+    pub(crate) path: String,
     /// Its text; empty if it is not text.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Runs all checks and reports everything that they find.
