@@ -64,7 +64,7 @@ pub(crate) fn exists(program: &str) -> bool {
 fn shown(command: &Command) -> String {
     let program = command.get_program().to_string_lossy();
     let program = program.rsplit('/').next().unwrap_or_default().to_owned();
-    let words = command.get_arguments().map(|word| word.to_string_lossy().into_owned());
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
     std::iter::once(program).chain(words).collect::<Vec<_>>().join(" ")
 }
 

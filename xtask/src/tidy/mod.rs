@@ -29,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         say(finding);
     }
     if findings.is_empty() {
+        say(&format!("tidy: {} files are all right", files.len()));
         return Ok(());
     }
     bail!("tidy: {} findings", findings.len())
