@@ -1,1 +1,51 @@
-fn main() {}
+//! Automation of this repository: `cargo xtask test | ci | tidy | codegen | bench`.
+
+mod ci;
+mod codegen;
+mod node;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Automation of this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Set up what the tests need, and run all of them
+    Test(test::Options),
+    /// Everything that must pass before a change is merged
+    Ci,
+    /// Check what compilers do not: directions of calls, sizes, licences, left-overs
+    Tidy,
+    /// Write the generated files again
+    Codegen {
+        /// Only say whether they are up to date
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Test(options) => test::run(&options),
+        Task::Ci => ci::run(),
+        Task::Tidy => tidy::run(),
+        Task::Codegen { check } => codegen::run(check),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            run::say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -234,17 +234,19 @@ settings! {
         /// Whether there are any. Turn off only for tests and benchmarks.
         enabled: bool = "true";
         /// Commands of one user per second: sends, edits, reactions, marks.
-        commands_per_second: u32 = "20" in 1..=1_000_000;
+        commands_per_second: u32 = "50" in 1..=1_000_000;
         /// Commands of one user at once, before the rate counts.
-        commands_burst: u32 = "60" in 1..=1_000_000;
+        commands_burst: u32 = "200" in 1..=1_000_000;
         /// Requests of one user to the HTTP API per second.
-        requests_per_second: u32 = "20" in 1..=1_000_000;
+        requests_per_second: u32 = "50" in 1..=1_000_000;
         /// Requests of one user at once, before the rate counts.
-        requests_burst: u32 = "100" in 1..=1_000_000;
-        /// Logins, sign-ups and refreshes from one address per minute.
-        logins_per_minute: u32 = "30" in 1..=1_000_000;
+        requests_burst: u32 = "200" in 1..=1_000_000;
+        /// Logins and refreshes from one address (of IPv6: one /64) per minute. Many people may share one.
+        logins_per_minute: u32 = "60" in 1..=60_000;
         /// Logins for one account per minute, from anywhere.
-        logins_per_account_per_minute: u32 = "10" in 1..=1_000_000;
+        logins_per_account_per_minute: u32 = "6" in 1..=60_000;
+        /// New accounts from one address (of IPv6: one /64) per minute.
+        sign_ups_per_minute: u32 = "20" in 1..=60_000;
     }
 
     /// The embedded store and log.

@@ -1,3 +1,4 @@
 //! Tests of the node from outside its modules.
 
+mod program;
 mod simulation;
