@@ -1,12 +1,8 @@
 //! Client frames as commands, and replies as answers: pure.
 
-use std::borrow::Cow;
-
 use chat_protocol::error::{Code, Refusal};
 use chat_protocol::frame::{Ack, ClientFrame, ErrorFrame, ServerFrame};
-use chat_protocol::limits::{BODY_BYTES_MAX, MESSAGE_TYPE_BYTES_MAX, TEXT_CHARS_MAX};
-use chat_protocol::{Body, ConversationId, Millis, SessionId, UserId};
-use serde::Deserialize;
+use chat_protocol::{ConversationId, Millis, SessionId, UserId};
 
 use crate::conversation::command::Draft;
 use crate::conversation::{Action, Command, Reply};
@@ -71,7 +67,6 @@ pub fn request(frame: ClientFrame, sender: Sender) -> Result<Request, Refusal> {
         ClientFrame::LeaveRoom(room) => return Ok(Request::Leave(room.request_id, room.room_id)),
         ClientFrame::Presence(request) => return Ok(Request::Presence(request.request_id)),
         ClientFrame::Send(send) => {
-            check_content(&send.kind, &send.body)?;
             let draft = Draft {
                 client_message_id: send.client_message_id,
                 retry: send.retry,
@@ -83,8 +78,6 @@ pub fn request(frame: ClientFrame, sender: Sender) -> Result<Request, Refusal> {
             (send.conversation_id, Action::Send(draft))
         }
         ClientFrame::Edit(edit) => {
-            // The type is the message's own: its owner checks the content against it.
-            check_size(&edit.body)?;
             let action = Action::Edit {
                 message_id: edit.message_id,
                 body: edit.body,
@@ -119,49 +112,6 @@ pub fn request(frame: ClientFrame, sender: Sender) -> Result<Request, Refusal> {
     Ok(Request::Command(id, command))
 }
 
-/// Refuses content that no owner would take, before it costs anyone else something.
-pub fn check_content(kind: &str, body: &Body) -> Result<(), Refusal> {
-    let invalid = |detail: String| Err(Refusal::new(Code::InvalidField, detail));
-    if kind.is_empty() || kind.len() > MESSAGE_TYPE_BYTES_MAX {
-        return invalid(format!("`type` must have 1 to {MESSAGE_TYPE_BYTES_MAX} bytes."));
-    }
-    if kind == "system" {
-        return invalid("`type` must not be `system`: those messages are the server's.".into());
-    }
-    check_size(body)?;
-    if kind != "text" {
-        return Ok(());
-    }
-    #[derive(Deserialize)]
-    struct Text<'a> {
-        #[serde(borrow)]
-        text: Cow<'a, str>,
-    }
-    // A list would be read as the fields in their order.
-    let object = Some(body.as_json()).filter(|json| json.trim_start().starts_with('{'));
-    let parsed = object.and_then(|json| serde_json::from_str(json).ok());
-    let Some(Text { text }) = parsed else {
-        return invalid("`body` of a text message must be {\"text\": \"…\"}.".into());
-    };
-    match text.chars().count() {
-        0 => invalid("`body.text` must not be empty.".into()),
-        count if count > TEXT_CHARS_MAX => {
-            let detail = format!("The text has {count} characters; {TEXT_CHARS_MAX} is the most.");
-            Err(Refusal::new(Code::TooLarge, detail))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_size(body: &Body) -> Result<(), Refusal> {
-    let bytes = body.as_json().len();
-    if bytes <= BODY_BYTES_MAX {
-        return Ok(());
-    }
-    let detail = format!("The body has {bytes} bytes of JSON; {BODY_BYTES_MAX} is the most.");
-    Err(Refusal::new(Code::TooLarge, detail))
-}
-
 /// The frame that answers a command; `None` where the frame asked for no answer.
 pub fn answer(request_id: Option<u64>, reply: Result<Reply, Refusal>) -> Option<ServerFrame> {
     let reply = match reply {
@@ -190,34 +140,6 @@ pub fn error(request_id: Option<u64>, refusal: Refusal) -> ServerFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn code(kind: &str, json: &str) -> Option<Code> {
-        let body = Body::from_json(json.to_owned()).unwrap();
-        check_content(kind, &body).err().map(|refusal| refusal.code)
-    }
-
-    #[test]
-    fn a_text_has_1_to_100000_scalar_values_however_many_bytes_they_take() {
-        let text = |n: usize| serde_json::json!({ "text": "\u{1F600}".repeat(n) }).to_string();
-        assert_eq!(code("text", &text(1)), None);
-        assert_eq!(code("text", &text(TEXT_CHARS_MAX)), None);
-        assert_eq!(code("text", &text(TEXT_CHARS_MAX + 1)), Some(Code::TooLarge));
-        assert_eq!(code("text", &text(0)), Some(Code::InvalidField));
-        assert_eq!(code("text", r#"{"text":"a \"quoted\" \u00e9"}"#), None);
-    }
-
-    #[test]
-    fn a_text_body_of_another_form_is_refused_and_other_types_may_hold_anything() {
-        for json in ["null", "{}", r#"{"text":1}"#, r#"["a"]"#] {
-            assert_eq!(code("text", json), Some(Code::InvalidField), "{json}");
-            assert_eq!(code("com.example.poll", json), None, "{json}");
-        }
-        assert_eq!(code("", "{}"), Some(Code::InvalidField));
-        assert_eq!(code("system", "{}"), Some(Code::InvalidField));
-        assert_eq!(code(&"x".repeat(65), "{}"), Some(Code::InvalidField));
-        let large = format!("\"{}\"", "x".repeat(BODY_BYTES_MAX));
-        assert_eq!(code("blob", &large), Some(Code::TooLarge));
-    }
 
     #[test]
     fn the_request_id_of_a_broken_frame_is_found_if_it_is_there() {
