@@ -163,7 +163,10 @@ fn watch_signals(stop: CancellationToken) -> anyhow::Result<tokio::task::JoinHan
 }
 
 fn end_at_once() -> ! {
-    #[expect(clippy::disallowed_methods, reason = "the person asked twice; what is acknowledged is on disk")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the person asked twice; what is acknowledged is on disk"
+    )]
     std::process::exit(INTERRUPTED)
 }
 

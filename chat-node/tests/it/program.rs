@@ -22,7 +22,9 @@ fn a_bad_value_ends_the_start_with_one_sentence_before_a_port_is_bound() {
     // Were the port tried first, the sentence would be about it: it is taken.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("--listen={}", taken.local_addr().unwrap());
-    for arguments in [&["--password-iterations=0", &listen][..], &["run", "--password-iterations=0"]] {
+    for arguments in
+        [&["--password-iterations=0", &listen][..], &["run", "--password-iterations=0"]]
+    {
         let output = chat_node(arguments, &[]);
         assert_eq!(output.status.code(), Some(64));
         assert_eq!(
@@ -43,7 +45,8 @@ fn an_unknown_flag_is_a_usage_error() {
 #[test]
 fn the_configuration_in_force_is_printed_without_secrets() {
     let secret = ("CHAT_ADMIN_TOKEN", "correct-horse-battery");
-    let output = chat_node(&["config", "--node-name=berlin-1"], &[secret, ("CHAT_LOG_FORMAT", "json")]);
+    let output =
+        chat_node(&["config", "--node-name=berlin-1"], &[secret, ("CHAT_LOG_FORMAT", "json")]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("node_name = \"berlin-1\"\n"), "{text}");
