@@ -119,14 +119,23 @@ impl Lane {
     }
 
     fn first(&self) -> Option<UserId> {
-        self.lock().order.front().copied()
+        let mut waiting = self.lock();
+        while let Some(user) = waiting.order.front().copied() {
+            if waiting.latest.contains_key(&user) {
+                return Some(user);
+            }
+            waiting.order.pop_front();
+        }
+        None
     }
 
     /// What is told is the latest now, not what it was before the lookup. Nothing, if the partition was given away.
     fn publish(&self, bus: &dyn Bus, user: UserId, friends: &[UserId]) {
         let mut waiting = self.lock();
         let Some(presence) = waiting.latest.remove(&user) else { return };
-        waiting.order.retain(|waiting| *waiting != user);
+        if waiting.order.front() == Some(&user) {
+            waiting.order.pop_front();
+        }
         drop(waiting);
         for page in friends.chunks(PAGE_ROWS) {
             delivery::publish_to_users(

@@ -349,7 +349,7 @@ fn a_whole_of_many_parts_ends_only_what_no_part_names() {
         (0..5_000).map(|_| (UserId::random(), SessionId::random())).collect();
     people.iter().for_each(|&(user, connection)| announcer.arrive(user, connection));
     let now = Duration::from_secs(1);
-    let mut exchange = |owner: &mut Owner, announcer: &mut Announcer| {
+    let exchange = |owner: &mut Owner, announcer: &mut Announcer| {
         let mut transitions = Vec::new();
         while let Some(announcement) = announcer.next(now) {
             assert!(announcement.arrived.len() <= super::command::ANNOUNCEMENT_ENTRIES_MAX);
@@ -402,7 +402,7 @@ fn a_second_device_raises_last_active_at_and_tells_nobody() {
     let mut owner = Owner::new(1, OFFLINE_AFTER, Duration::ZERO);
     owner.opened(Vec::new(), Duration::ZERO);
     let mut announcer = Announcer::new(NodeId::random(), BEAT_EVERY);
-    let mut hear = |owner: &mut Owner, announcer: &mut Announcer, at: u64| {
+    let hear = |owner: &mut Owner, announcer: &mut Announcer, at: u64| {
         let now = Duration::from_secs(at);
         let mut transitions = Vec::new();
         while let Some(announcement) = announcer.next(now) {
