@@ -38,7 +38,7 @@ use crate::partition::Lease;
 use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
 use crate::session::{self, Gateway, Parts};
 use crate::watermark::Watermarks;
-use crate::{http, presence, server, transport};
+use crate::{http, limits, presence, server, transport};
 
 /// Records stay in the log at least this long.
 const LOG_RETENTION: Duration = Duration::from_secs(72 * 3_600);
@@ -107,8 +107,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         draining.store(true, Ordering::Relaxed);
         tracing::info!("ending: clients are told to connect again");
         stop_accepting.cancel();
-        let flush = Duration::from_millis(config.shutdown.drain_jitter_ms) + Duration::from_secs(10);
-        let drained = node.gateway.sessions.drain(config.shutdown.drain_jitter_ms, flush).await;
+        let jitter_ms = config.shutdown.drain_jitter_ms;
+        let deadline = Duration::from_millis(jitter_ms + limits::DRAIN_FLUSH_MS);
+        let drained = node.gateway.sessions.drain(jitter_ms, deadline).await;
         node.serving.close();
         node.serving.wait().await;
         node.owners.release_all();
@@ -338,7 +339,7 @@ fn http_settings(config: &Config) -> http::Settings {
         rates: limits.enabled.then(|| http::Rates {
             logins_per_handle: per_minute(limits.logins_per_account_per_minute),
             logins_per_address: per_minute(limits.logins_per_minute),
-            sign_ups_per_address: per_minute(limits.logins_per_minute),
+            sign_ups_per_address: per_minute(limits.sign_ups_per_minute),
             requests_per_user: http::Rate {
                 burst: limits.requests_burst,
                 refill_ms: 1_000 / u64::from(limits.requests_per_second.clamp(1, 1_000)),

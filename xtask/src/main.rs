@@ -1,5 +1,6 @@
 //! Automation of this repository: `cargo xtask test | ci | tidy | codegen | bench`.
 
+mod bench;
 mod ci;
 mod codegen;
 mod node;
@@ -26,6 +27,8 @@ enum Task {
     Ci,
     /// Check what compilers do not: directions of calls, sizes, licences, left-overs
     Tidy,
+    /// Measure a release node, and the raw limits beside it
+    Bench(bench::BenchArgs),
     /// Write the generated files again
     Codegen {
         /// Only say whether they are up to date
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
+        Task::Bench(options) => bench::run(options),
         Task::Codegen { check } => codegen::run(check),
     };
     match done {
