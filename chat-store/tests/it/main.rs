@@ -1,5 +1,7 @@
 //! Tests of the store's backends from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod backup;
 mod conformance;
 mod faulty;
