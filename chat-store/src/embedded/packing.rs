@@ -187,6 +187,7 @@ impl PageBuilder {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use std::collections::BTreeSet;
 

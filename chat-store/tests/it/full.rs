@@ -131,3 +131,35 @@ async fn a_store_in_memory_has_the_same_limit() {
     let written = fill(&store, id, &mut ids).await;
     assert_eq!(store.messages(id, written.clone()).await.unwrap().len(), written.len());
 }
+
+/// Needs `CHAT_TEST_SMALL_FOLDER`: a folder on a file system of a few megabytes that is otherwise empty.
+#[tokio::test]
+async fn a_full_disk_loses_nothing_acknowledged_and_is_recovered_from() {
+    let Ok(folder) = std::env::var("CHAT_TEST_SMALL_FOLDER") else {
+        eprintln!("skipped: CHAT_TEST_SMALL_FOLDER is not set");
+        return;
+    };
+    let folder = tempfile::tempdir_in(folder).unwrap();
+    let ballast = folder.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 500_000]).unwrap();
+    let store = super::open(&folder.path().join("store.db"));
+    let id = group();
+    let mut ids = Ids::of(id);
+    let mut written = Vec::new();
+    let error = loop {
+        let row = large(id, &mut ids);
+        match put(&*store, &row).await {
+            Ok(()) => written.push(row.message_id),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    assert_eq!(store.messages(id, written.clone()).await.unwrap().len(), written.len());
+    std::fs::remove_file(ballast).unwrap();
+    let row = large(id, &mut ids);
+    put(&*store, &row).await.unwrap();
+    written.push(row.message_id);
+    drop(store);
+    let store = super::open(&folder.path().join("store.db"));
+    assert_eq!(store.messages(id, written.clone()).await.unwrap().len(), written.len());
+}

@@ -1,7 +1,10 @@
 //! Tests of the store's backends from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod backup;
 mod conformance;
+mod expiry;
 mod faulty;
 mod full;
 mod reopen;
