@@ -65,7 +65,7 @@ impl MessageId {
         } else if within >> SEQUENCE_BITS == partition.0 as u64 {
             MessageId(candidate)
         } else {
-            MessageId(base + (1 << TIME_SHIFT) | own)
+            MessageId((base + (1 << TIME_SHIFT)) | own)
         }
     }
 
