@@ -1,4 +1,7 @@
 //! Tests of the node from outside its modules.
 
+mod client;
+mod durability;
+mod process;
 mod program;
 mod simulation;
