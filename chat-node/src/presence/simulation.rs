@@ -451,3 +451,33 @@ fn rows_that_come_late_do_not_bring_back_who_left_meanwhile() {
         owner.snapshot(&[user(0), user(1)]).iter().map(|presence| presence.user_id).collect();
     assert_eq!(online, [user(1)]);
 }
+
+#[test]
+fn a_living_node_taken_for_dead_is_believed_again_at_its_next_beat() {
+    let mut world = World::new();
+    world.arrive(0, 0);
+    world.calm(1_000);
+    let taken_for_dead = world.nodes[0].id;
+    let transitions = world.owner.node_gone(taken_for_dead);
+    world.take(transitions);
+    assert!(world.online_users().is_empty());
+    world.calm(6_000);
+    assert_eq!(world.online_users(), BTreeSet::from([user(0)]));
+}
+
+#[test]
+fn a_whole_that_arrives_late_does_not_end_connections_made_since() {
+    let mut world = World::new();
+    world.arrive(0, 0);
+    world.calm(1_000);
+    world.nodes[0].announcer.announce_again();
+    world.send();
+    let late = world.network[0].clone();
+    assert!(matches!(late.scope, super::command::Scope::Whole { .. }));
+    world.calm(1_000);
+    world.arrive(0, 1);
+    world.calm(1_000);
+    world.network.push(late);
+    world.deliver(0, false, false);
+    assert_eq!(world.online_users(), BTreeSet::from([user(0), user(1)]));
+}

@@ -12,7 +12,7 @@ use chat_protocol::encoding::Encoding;
 use chat_protocol::frame::{Friendship, Presence, ServerFrame};
 use chat_protocol::{Code, Millis, NodeId, Partition, SessionId, UserId};
 use chat_store::embedded::EmbeddedStore;
-use chat_store::faulty::{Faults, FaultyStore};
+use chat_store::faulty::{FaultRates, Faults, FaultyStore};
 use chat_store::{PresenceRow, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -418,6 +418,23 @@ async fn thousands_who_connect_at_once_cost_the_store_few_writes() {
     assert!((5_000..5_100).contains(&calls), "{calls} calls");
     let snapshot = node.snapshot(users).await.unwrap();
     assert!(snapshot.iter().all(|presence| presence.online));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_during_a_slow_write_is_written_too() {
+    let platform = Platform::new().await;
+    let (node, _) = platform.node();
+    seconds(1).await;
+    let slow = FaultRates { delay: 1.0, delay_ms_max: 5_000, ..FaultRates::default() };
+    platform.faults.set_rates(slow);
+    for _ in 0..20 {
+        let attendance = node.arrive(UserId::random(), SessionId::random());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        attendance.leave();
+        seconds(20).await;
+        let row = platform.row(attendance.user).await.unwrap();
+        assert!(row.sessions.is_empty() && row.last_active_at.is_some());
+    }
 }
 
 #[tokio::test]
