@@ -23,6 +23,9 @@ pub enum Class {
     Revoked = 3,
 }
 
+/// How a `message` frame begins, as this code writes it.
+const MESSAGE_START: &[u8] = b"{\"message\":";
+
 const HEADER_BYTES: usize = 1 + 8 + 16;
 
 /// A frame shared by every session that sends it.
@@ -34,6 +37,8 @@ pub struct Frame {
     pub id: MessageId,
     /// The connection that caused it and needs no copy; nil for none.
     pub origin: SessionId,
+    /// It shows a message of a conversation as it is.
+    pub tells_message: bool,
     json: Bytes,
     messagepack: OnceLock<Bytes>,
 }
@@ -42,7 +47,12 @@ impl Frame {
     /// A frame that tells of no log entry, or of one that its session read itself.
     pub fn new(class: Class, id: MessageId, frame: &ServerFrame) -> Frame {
         let json = Encoding::Json.write(frame).into();
-        Frame { class, id, origin: SessionId(Uuid::nil()), json, messagepack: OnceLock::new() }
+        Frame::made(class, id, SessionId(Uuid::nil()), json)
+    }
+
+    fn made(class: Class, id: MessageId, origin: SessionId, json: Bytes) -> Frame {
+        let tells_message = class == Class::Chat && json.starts_with(MESSAGE_START);
+        Frame { class, id, origin, tells_message, json, messagepack: OnceLock::new() }
     }
 
     /// Its bytes. MessagePack is made when the first session wants it.
@@ -74,7 +84,7 @@ impl Frame {
         };
         let id = MessageId(payload.get_u64());
         let origin = SessionId(Uuid::from_u128(payload.get_u128()));
-        Some(Arc::new(Frame { class, id, origin, json: payload, messagepack: OnceLock::new() }))
+        Some(Arc::new(Frame::made(class, id, origin, payload)))
     }
 }
 

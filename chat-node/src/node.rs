@@ -95,10 +95,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let admin_settings = server::Settings { proxies: vec![], ..server_settings(&config) };
     let stop_admin = node.stop_keeping.clone();
     let admin_address = admin_listener.local_addr()?;
-    node.keeping.spawn(server::serve(admin_listener, admin::router(admin), admin_settings, node.keeping.clone(), stop_admin));
+    node.keeping.spawn(server::serve(
+        admin_listener,
+        admin::router(admin),
+        admin_settings,
+        node.keeping.clone(),
+        stop_admin,
+    ));
     let address = listener.local_addr()?;
     let settings = server_settings(&config);
-    node.serving.spawn(server::serve(listener, node.api, settings, node.serving.clone(), stop_accepting.clone()));
+    node.serving.spawn(server::serve(
+        listener,
+        node.api,
+        settings,
+        node.serving.clone(),
+        stop_accepting.clone(),
+    ));
     tracing::info!(%address, admin = %admin_address, data = %config.data_dir.display(), "serving at http://{address}/");
 
     stop.cancelled().await;
@@ -146,13 +158,16 @@ pub fn openapi() -> String {
 
 async fn listen(address: SocketAddr, field: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("cannot listen on {address}; choose another address with `{field}`"))
+    listener.with_context(|| {
+        format!("cannot listen on {address}; choose another address with `{field}`")
+    })
 }
 
 fn keys(config: &Config, directory: &DataDirectory) -> anyhow::Result<KeyRing> {
     let own = directory.token_key();
     let path = config.token.key_file.as_ref().unwrap_or(&own);
-    KeyRing::open_or_create(path).with_context(|| format!("read the signing keys in {}", path.display()))
+    KeyRing::open_or_create(path)
+        .with_context(|| format!("read the signing keys in {}", path.display()))
 }
 
 fn open(config: &Config, directory: DataDirectory) -> anyhow::Result<Ports> {
@@ -220,7 +235,8 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         bus.clone(),
         presence_metrics.clone(),
     );
-    let route = Arc::new(PresenceRoute { owners: presence_owners.clone(), router: OnceLock::new() });
+    let route =
+        Arc::new(PresenceRoute { owners: presence_owners.clone(), router: OnceLock::new() });
     let presences = PresenceService::new(
         lease.node,
         presence_settings,
@@ -229,7 +245,8 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         ports.store.clone(),
         presence_metrics.clone(),
     );
-    let companion = PresenceCompanion { owners: presence_owners.clone(), service: presences.clone() };
+    let companion =
+        PresenceCompanion { owners: presence_owners.clone(), service: presences.clone() };
 
     let metrics = Metrics::default();
     let shared = Arc::new(Shared {
@@ -330,7 +347,8 @@ fn allowed_origins(config: &Config) -> Vec<String> {
 
 fn http_settings(config: &Config) -> http::Settings {
     let limits = &config.rate_limits;
-    let per_minute = |count: u32| http::Rate { burst: count, refill_ms: 60_000 / u64::from(count.max(1)) };
+    let per_minute =
+        |count: u32| http::Rate { burst: count, refill_ms: 60_000 / u64::from(count.max(1)) };
     http::Settings {
         public_url: config.public_url.as_ref().map(|url| url.as_str().to_owned()),
         node_name: config.node_name.clone(),
@@ -484,7 +502,8 @@ impl Route for PresenceRoute {
         if router.is_local(partition) {
             return Ok(self.owners.handle(partition, command));
         }
-        let payload = serde_json::to_vec(&command).map_err(|e| RequestError::Unavailable(e.to_string()))?;
+        let payload =
+            serde_json::to_vec(&command).map_err(|e| RequestError::Unavailable(e.to_string()))?;
         let answer = router.companion(partition, payload.into(), PRESENCE_DEADLINE).await?;
         serde_json::from_slice(&answer).map_err(|e| RequestError::Unavailable(e.to_string()))
     }

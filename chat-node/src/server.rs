@@ -133,7 +133,8 @@ fn client_address(peer: SocketAddr, headers: &mut HeaderMap, settings: &Settings
         return peer;
     }
     let named = headers.get(settings.proxy_header.as_str()).and_then(|value| value.to_str().ok());
-    let mut addresses = named.unwrap_or_default().rsplit(',').map(|address| address.trim().parse::<IpAddr>());
+    let mut addresses =
+        named.unwrap_or_default().rsplit(',').map(|address| address.trim().parse::<IpAddr>());
     // From the right: what a proxy added comes after what the client claimed.
     let client = addresses.find_map(|address| match address {
         Ok(address) if settings.trusts(address) => None,
@@ -255,7 +256,8 @@ mod tests {
         if let Some(header) = header {
             headers.insert("x-forwarded-for", HeaderValue::from_static(header));
         }
-        let found = client_address(SocketAddr::new(peer.parse().unwrap(), 5), &mut headers, &settings());
+        let found =
+            client_address(SocketAddr::new(peer.parse().unwrap(), 5), &mut headers, &settings());
         (found.ip().to_string(), headers.contains_key("x-forwarded-for"))
     }
 
@@ -265,7 +267,11 @@ mod tests {
         assert_eq!(address("10.0.0.1", Some("198.51.100.7")), ("198.51.100.7".to_owned(), true));
         assert_eq!(address("10.0.0.1", None), ("10.0.0.1".to_owned(), false));
         let claimed = Some("203.0.113.9, 198.51.100.7, 10.0.0.2");
-        assert_eq!(address("10.0.0.1", claimed).0, "198.51.100.7", "what the client claims does not count");
+        assert_eq!(
+            address("10.0.0.1", claimed).0,
+            "198.51.100.7",
+            "what the client claims does not count"
+        );
     }
 
     #[test]

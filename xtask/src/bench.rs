@@ -198,7 +198,7 @@ impl Bench {
             Target::Nothing => String::new(),
             Target::Node => format!(
                 "{pinned} {} --data-dir {} --listen {listen} --admin-listen {} \
-                 --password-memory-kib=8 --password-iterations=1 --rate-limits-enabled=off \
+                 --password-memory-kib=8 --password-iterations=1 --password-concurrency=64 --rate-limits-enabled=off \
                  --connections-per-address-max=50000",
                 self.node.display(),
                 place.join("data").display(),

@@ -213,7 +213,6 @@ impl Owners {
         handle.submit(Work::new(command, reply));
         Some(answer)
     }
-
 }
 
 /// Answers requests of other nodes.

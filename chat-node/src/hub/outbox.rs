@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 
+use ahash::HashSet;
 use chat_protocol::close::Close;
 use chat_protocol::encoding::Encoding;
 use chat_protocol::frame::ServerFrame;
@@ -20,9 +21,9 @@ pub const OUTBOX_ROOM_BYTES_MAX: usize = 256 * 1024;
 /// Bytes handed to a writer at once: its write buffer grows to about this, and stays.
 pub const WRITE_BYTES_MAX: usize = 16 * 1024;
 
-/// Ids of live messages that an outbox remembers, so that the next inbox read does not send them again. Only memory is
-/// at stake: what is forgotten is sent twice.
-const REMEMBERED_MAX: usize = 512;
+/// Ids of live messages that an outbox remembers, so that the next inbox read does not send them again. Beyond it they
+/// are sent twice; a session asks for a read well before (see `LIVE_FRAMES_PER_READ` of the connection).
+const REMEMBERED_MAX: usize = 8_192;
 
 /// A batch of a live room, with what is counted once for all sessions that skip it.
 #[derive(Debug)]
@@ -147,7 +148,7 @@ struct Waiting {
     /// Messages skipped in rooms none of whose batches wait.
     owed: Vec<(ConversationId, u64)>,
     /// Messages pushed since the last inbox read.
-    remembered: VecDeque<MessageId>,
+    remembered: HashSet<MessageId>,
     end: Option<Close>,
     waker: Option<Waker>,
 }
@@ -226,11 +227,16 @@ impl Outbox {
         self.lock().remembered.contains(&id)
     }
 
+    /// Notes that the client knows this message by what was pushed before.
+    pub fn remember(&self, id: MessageId) {
+        self.lock().remember_id(id);
+    }
+
     /// Forgets messages that no later read asks for.
     pub fn forget_up_to(&self, safe: MessageId) {
         let mut waiting = self.lock();
         waiting.remembered.retain(|id| *id > safe);
-        waiting.remembered.shrink_to(8);
+        waiting.remembered.shrink_to(0);
     }
 
     /// Ends the connection without what waits.
@@ -315,18 +321,20 @@ impl Waiting {
 
     fn clear(&mut self) {
         self.items = VecDeque::new();
-        self.remembered = VecDeque::new();
+        self.remembered = HashSet::default();
         (self.live_bytes, self.read_bytes, self.room_bytes) = (0, 0, 0);
     }
 
     fn remember(&mut self, frame: &Frame) {
         // Other kinds are rare, and one of them says less surely that the client has what the entry leads to.
-        let tells_a_message = frame.class == Class::Chat && frame.id != MessageId::ZERO;
-        if tells_a_message && frame.encoded(Encoding::Json).starts_with(b"{\"message\":") {
-            if self.remembered.len() == REMEMBERED_MAX {
-                self.remembered.pop_front();
-            }
-            self.remembered.push_back(frame.id);
+        if frame.tells_message && frame.id != MessageId::ZERO {
+            self.remember_id(frame.id);
+        }
+    }
+
+    fn remember_id(&mut self, id: MessageId) {
+        if self.remembered.len() < REMEMBERED_MAX {
+            self.remembered.insert(id);
         }
     }
 

@@ -35,6 +35,9 @@ use crate::hub::{Item, Outbox, Subscription};
 /// Frames that cannot be read, until the connection is closed.
 const FAULTS_MAX: u32 = 10;
 
+/// After so many live frames without a cursor the inbox is read: a quarter of what an outbox remembers.
+const LIVE_FRAMES_PER_READ: u32 = 2_048;
+
 /// A connection, owned by its transport's task.
 pub struct Connection {
     gateway: Arc<Gateway>,
@@ -49,6 +52,8 @@ pub struct Connection {
     requests: FuturesUnordered<BoxFuture<'static, Done>>,
     bucket: Option<Bucket>,
     faults: u32,
+    /// Live frames written since the last cursor.
+    live_frames: u32,
     end: End,
     _user: Subscription,
 }
@@ -156,6 +161,7 @@ impl Gateway {
             requests: FuturesUnordered::new(),
             bucket: self.parts.settings.rate.map(|rate| Bucket::new(rate, self.elapsed())),
             faults: 0,
+            live_frames: 0,
             end: End::Abrupt,
             _user: user,
         };
@@ -269,7 +275,11 @@ impl Connection {
         self.gateway.parts.metrics.frames_sent.inc();
         let plain = |bytes| Written { bytes, cursor: None, reconnect_delay_ms: None };
         match item {
-            Item::Live(frame) | Item::Read(frame) => Some(plain(frame.encoded(self.encoding))),
+            Item::Live(frame) => {
+                self.count_live();
+                Some(plain(frame.encoded(self.encoding)))
+            }
+            Item::Read(frame) => Some(plain(frame.encoded(self.encoding))),
             Item::Room { batch, skipped } => {
                 let room = self.rooms.iter_mut().find(|room| room.id == batch.room)?;
                 if room.subscription.is_some() {
@@ -279,6 +289,7 @@ impl Connection {
             }
             Item::Cursor { safe, catching_up } => {
                 self.position = safe;
+                self.live_frames = 0;
                 let cursor = self.cursor();
                 let frame =
                     ServerFrame::Cursor(CursorFrame { cursor: cursor.clone(), catching_up });
@@ -291,6 +302,14 @@ impl Connection {
                 let bytes = self.encoding.write(&frame).into();
                 Some(Written { bytes, cursor: None, reconnect_delay_ms: Some(delay_ms) })
             }
+        }
+    }
+
+    /// A busy connection reads its inbox more often, while it still remembers what it was sent live.
+    fn count_live(&mut self) {
+        self.live_frames = self.live_frames.saturating_add(1);
+        if self.live_frames == LIVE_FRAMES_PER_READ {
+            self.gateway.schedule_read(&self.session, Duration::ZERO);
         }
     }
 
@@ -313,6 +332,10 @@ impl Connection {
 
     fn answer(&self, frame: ServerFrame) {
         self.session.outbox.push(chat_frame(&frame));
+        if let ServerFrame::Ack(Ack { message_id: Some(id), seq: Some(_), .. }) = frame {
+            // The client knows its own message by this; the next inbox read need not bring it.
+            self.session.outbox.remember(id);
+        }
     }
 
     fn check_rate(&mut self, frame: &ClientFrame) -> Result<(), Refusal> {

@@ -31,7 +31,7 @@ use crate::delivery::{Class, Frame};
 use crate::hub::{Item, Outbox, Subscription, Taken};
 use crate::session::hello::Start;
 use crate::session::pull::{self, Pulled};
-use crate::session::{Gateway, Transport, Settings};
+use crate::session::{Gateway, Settings, Transport};
 
 /// A plain poll with nothing to tell asks for this pause.
 const POLL_PAUSE_MS: u64 = 5_000;
