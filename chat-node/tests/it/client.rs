@@ -166,6 +166,24 @@ impl Socket {
         socket
     }
 
+    /// Resumes on a connection whose kernel holds little, so that what is not read stays with the server.
+    pub(crate) async fn with_small_buffer(
+        node: &NodeProcess,
+        person: &Person,
+        cursor: &str,
+    ) -> Socket {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let stream = MaybeTlsStream::Plain(socket.connect(node.address()).await.unwrap());
+        let url = format!("ws://{}/v1/socket", node.address());
+        let (stream, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        let mut socket = Socket { stream, encoding: Encoding::Json };
+        socket.send(&hello(person.token(), Some(cursor))).await.unwrap();
+        let first = socket.next().await;
+        assert!(matches!(first, Ok(ServerFrame::Welcome(_))), "{first:?}");
+        socket
+    }
+
     pub(crate) async fn send(&mut self, frame: &ClientFrame) -> Result<(), Gone> {
         let bytes = self.encoding.write(frame);
         self.send_raw(match self.encoding {
