@@ -18,6 +18,7 @@ use super::problem::{Failure, refuse};
 use super::{Api, State};
 use crate::conversation::command::Draft;
 use crate::conversation::{Action, Reply};
+use crate::session::request::compact;
 
 /// A page of history: from the newest backwards, or from `after` forwards.
 #[derive(Deserialize, IntoParams)]
@@ -76,6 +77,7 @@ async fn send(
     MessageJson(body): MessageJson<NewMessage>,
 ) -> Result<(StatusCode, axum::Json<Sent>), Failure> {
     let NewMessage { client_message_id, retry, kind, body, reply_to, mentions } = body;
+    let body = compact(body);
     let draft = Draft { client_message_id, retry, kind, body, reply_to, mentions };
     match command(&api, caller.user_id, id, Action::Send(draft)).await? {
         Reply::Sent(sent) => Ok((StatusCode::CREATED, axum::Json(sent))),
@@ -97,7 +99,8 @@ async fn edit(
     Path((id, message_id)): Path<(ConversationId, MessageId)>,
     MessageJson(MessageChange { body, mentions }): MessageJson<MessageChange>,
 ) -> Result<axum::Json<Changed>, Failure> {
-    change(&api, caller.user_id, id, Action::Edit { message_id, body, mentions }).await
+    let action = Action::Edit { message_id, body: compact(body), mentions };
+    change(&api, caller.user_id, id, action).await
 }
 
 #[utoipa::path(

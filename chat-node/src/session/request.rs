@@ -2,7 +2,8 @@
 
 use chat_protocol::error::{Code, Refusal};
 use chat_protocol::frame::{Ack, ClientFrame, ErrorFrame, ServerFrame};
-use chat_protocol::{ConversationId, Millis, SessionId, UserId};
+use chat_protocol::limits::BODY_BYTES_MAX;
+use chat_protocol::{Body, ConversationId, Millis, SessionId, UserId};
 
 use crate::conversation::command::Draft;
 use crate::conversation::{Action, Command, Reply};
@@ -71,7 +72,7 @@ pub fn request(frame: ClientFrame, sender: Sender) -> Result<Request, Refusal> {
                 client_message_id: send.client_message_id,
                 retry: send.retry,
                 kind: send.kind,
-                body: send.body,
+                body: compact(send.body),
                 reply_to: send.reply_to,
                 mentions: send.mentions,
             };
@@ -80,7 +81,7 @@ pub fn request(frame: ClientFrame, sender: Sender) -> Result<Request, Refusal> {
         ClientFrame::Edit(edit) => {
             let action = Action::Edit {
                 message_id: edit.message_id,
-                body: edit.body,
+                body: compact(edit.body),
                 mentions: edit.mentions,
             };
             (edit.conversation_id, action)
@@ -112,6 +113,15 @@ pub fn request(frame: ClientFrame, sender: Sender) -> Result<Request, Refusal> {
     Ok(Request::Command(id, command))
 }
 
+/// A body without needless escapes, if it is over the limit with them: the limit is on what it says.
+pub(crate) fn compact(body: Body) -> Body {
+    if body.as_json().len() <= BODY_BYTES_MAX {
+        return body;
+    }
+    let value = serde_json::from_str::<serde_json::Value>(body.as_json());
+    value.and_then(|value| Body::from_value(&value)).unwrap_or(body)
+}
+
 /// The frame that answers a command; `None` where the frame asked for no answer.
 pub fn answer(request_id: Option<u64>, reply: Result<Reply, Refusal>) -> Option<ServerFrame> {
     let reply = match reply {
@@ -140,6 +150,16 @@ pub fn error(request_id: Option<u64>, refusal: Refusal) -> ServerFrame {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_is_measured_without_its_escapes() {
+        let escaped = format!("{{\"text\":\"{}\"}}", "\\u00fc".repeat(100_000));
+        assert!(escaped.len() > BODY_BYTES_MAX);
+        let body = compact(Body::from_json(escaped).unwrap());
+        assert_eq!(body.as_json(), Body::text(&"ü".repeat(100_000)).as_json());
+        let short = Body::from_json(r#"{"text":"\u00fc"}"#.into()).unwrap();
+        assert_eq!(compact(short.clone()).as_json(), short.as_json());
+    }
 
     #[test]
     fn the_request_id_of_a_broken_frame_is_found_if_it_is_there() {
