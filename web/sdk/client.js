@@ -362,10 +362,18 @@ export class ChatClient extends EventTarget {
     else if (frame.delivered) store.applyReceipt('delivered', frame.delivered);
     else if (frame.typing) this.receiveTyping(frame.typing);
     else if (frame.presence) this.receivePresence([frame.presence]);
-    else if (frame.friend) void this.loadFriends().catch(() => {});
+    else if (frame.friend) this.receiveFriend(frame.friend);
     else if (frame.account) this.receiveAccount(frame.account.part);
     else if (frame.room) this.receiveRoom(frame.room);
     // Anything else is of a later version of the service.
+  }
+
+  /** @param {{user_id: string, friendship: Friendship}} change */
+  receiveFriend({ user_id: id, friendship }) {
+    void this.loadFriends().catch(() => {});
+    // Presence is told when somebody comes or goes; who has been here all along must be asked for.
+    if (friendship === 'friends') void this.loadPresence().catch(() => {});
+    else this.presence.delete(id);
   }
 
   /** @param {LocalMessage} message */
