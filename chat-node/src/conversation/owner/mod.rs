@@ -212,6 +212,7 @@ impl Owner {
             self.form_batch();
             self.write_more();
             let room_flush = self.rooms.due();
+            let write_due = self.writing.due();
             let receiving = self.ready.len() < PARTITION_QUEUE_MAX;
             tokio::select! {
                 biased;
@@ -224,6 +225,7 @@ impl Owner {
                 () = tokio::time::sleep_until(room_flush.unwrap_or_else(Instant::now)), if room_flush.is_some() => {
                     self.rooms.flush(&*self.shared.bus);
                 }
+                () = tokio::time::sleep_until(write_due.unwrap_or_else(Instant::now)), if write_due.is_some() => {}
                 count = self.commands.recv_many(&mut received, 256), if receiving => {
                     if count == 0 {
                         // The router has dropped its handle: the node is ending.
