@@ -384,6 +384,8 @@ async fn unwritten_records(node: &NodeProcess) -> usize {
     for partition in Partition::all() {
         let written = store.checkpoint(partition).await.unwrap().sequence;
         let records = broker.read_log(partition, chat_broker::Sequence(0), 64 << 20).await.unwrap();
+        let last = records.last().map(|stored| Record::from_bytes(&stored.payload).unwrap().kind);
+        assert_eq!(last, Some(RecordKind::Closing as i32), "the log of {partition:?} is closed");
         for stored in records {
             let record = Record::from_bytes(&stored.payload).unwrap();
             let is_batch = record.kind == RecordKind::Batch as i32;

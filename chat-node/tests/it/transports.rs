@@ -312,7 +312,12 @@ async fn tell_story(node: &NodeProcess, transport: Transport) {
         })
         .await;
     assert_eq!(mark_at_second, seq);
-    assert_eq!(read_seq(node, &ann, group, &ben).await, seq);
+    // The conversation is read from the store, which gets the mark a moment after it was acknowledged.
+    let deadline = Instant::now() + PATIENCE;
+    while read_seq(node, &ann, group, &ben).await != seq {
+        assert!(Instant::now() < deadline, "the read mark is in the conversation");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 
     let request_id = ann_at.next_request();
     let target = Target { request_id, conversation_id: group, message_id: id };
