@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
 
 mod mock;
+mod node;
 mod session;
 mod terminal;

@@ -1,17 +1,18 @@
 //! The line-based chat: lines in, messages out.
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 
 use anyhow::{Context, bail};
 use chat_client::api::From;
 use chat_client::event::{Ended, Event};
-use chat_client::replica::Timeline;
+use chat_client::replica::{Novelty, Timeline};
 use chat_client::session::Asked;
 use chat_client::{Client, Config, Draft, State};
-use chat_protocol::api::{ConversationHead, NewConversation};
+use chat_protocol::api::{ConversationHead, NewConversation, Sent};
 use chat_protocol::frame::{Edit, Outcome, Presence, React, SystemEvent, Target, Typing};
-use chat_protocol::message::{Conversation, Message};
-use chat_protocol::{Body, ConversationId, Millis};
+use chat_protocol::message::{Conversation, Message, Reactions};
+use chat_protocol::{Body, ClientMessageId, ConversationId, Millis};
 use tokio::sync::mpsc;
 
 use crate::names::{self, Names, printable};
@@ -88,6 +89,8 @@ struct Screen<'a> {
     names: Names<'a>,
     conversation: Option<Conversation>,
     timeline: Timeline,
+    /// What was sent from here and is not acknowledged.
+    drafts: HashMap<ClientMessageId, Draft>,
     unacknowledged: usize,
     colour: bool,
 }
@@ -102,6 +105,7 @@ impl<'a> Screen<'a> {
             names: Names::new(session),
             conversation: None,
             timeline: Timeline::default(),
+            drafts: HashMap::new(),
             unacknowledged: session.saved.state.outbox.len(),
             colour: wanted && std::io::stdout().is_terminal(),
         }
@@ -147,8 +151,9 @@ impl<'a> Screen<'a> {
             Event::Presence(presence) => self.presence(presence).await?,
             // Everything before it has been shown, which is all this program does with it.
             Event::Cursor { cursor, .. } => self.keep(cursor).await?,
-            Event::Sent { .. } => self.unacknowledged = self.unacknowledged.saturating_sub(1),
-            Event::Refused { refusal, .. } => {
+            Event::Sent { client_message_id, sent } => self.sent(client_message_id, sent).await?,
+            Event::Refused { draft, refusal } => {
+                self.drafts.remove(&draft.client_message_id);
                 self.unacknowledged = self.unacknowledged.saturating_sub(1);
                 self.note(&format!("Your message was not sent: {}", printable(&refusal.detail)));
             }
@@ -212,9 +217,34 @@ impl<'a> Screen<'a> {
 
     async fn send(&mut self, text: &str) -> anyhow::Result<()> {
         let conversation_id = self.open_id()?;
-        self.client.send(Draft::text(conversation_id, text)).await?;
+        let draft = Draft::text(conversation_id, text);
+        self.client.send(draft.clone()).await?;
+        self.drafts.insert(draft.client_message_id, draft);
         self.unacknowledged += 1;
         Ok(())
+    }
+
+    /// The sending connection gets no copy of its own message: it is made from what was sent and the acknowledgement.
+    async fn sent(&mut self, id: ClientMessageId, sent: Option<Sent>) -> anyhow::Result<()> {
+        self.unacknowledged = self.unacknowledged.saturating_sub(1);
+        let (Some(draft), Some(sent)) = (self.drafts.remove(&id), sent) else { return Ok(()) };
+        let message = Message {
+            conversation_id: draft.conversation_id,
+            message_id: sent.message_id,
+            version: sent.message_id,
+            seq: sent.seq,
+            sender_id: self.session.saved.tokens.user_id,
+            client_message_id: id,
+            kind: draft.kind,
+            body: Some(draft.body),
+            created_at: sent.created_at,
+            edited_at: None,
+            deleted: false,
+            reply_to: draft.reply_to,
+            mentions: draft.mentions,
+            reactions: Reactions::default(),
+        };
+        self.message(message).await
     }
 
     async fn react(&mut self, rest: &str, remove: bool) -> anyhow::Result<()> {
@@ -309,12 +339,15 @@ impl<'a> Screen<'a> {
     async fn message(&mut self, message: Message) -> anyhow::Result<()> {
         let (conversation_id, seq) = (message.conversation_id, message.seq);
         self.client.delivered(conversation_id, seq).await?;
-        self.show(&message).await?;
-        if self.is_open(conversation_id) {
-            self.timeline.message(message);
-            self.timeline.shorten(KEPT);
-            self.client.read(conversation_id, seq).await?;
+        if !self.is_open(conversation_id) {
+            return self.show(&message).await;
         }
+        // The history may have shown it before the connection brings it, too.
+        if self.timeline.message(message.clone()) != Novelty::Old {
+            self.show(&message).await?;
+        }
+        self.timeline.shorten(KEPT);
+        self.client.read(conversation_id, seq).await?;
         Ok(())
     }
 
