@@ -151,7 +151,8 @@ export class Store extends EventTarget {
     if (known) {
       this.setHead({ ...known, conversation: mergeConversation(known.conversation, conversation) });
     } else if (conversation.kind !== 'room') {
-      this.setHead({ conversation_id: id, conversation, last_seq: 0, read_seq: 0 });
+      // With what came before it.
+      this.putHead({ conversation_id: id, conversation, last_seq: 0, read_seq: 0 });
       void this.loadHead(id);
     }
     this.commitSoon();
