@@ -15,6 +15,9 @@ import { contiguousTail, linkPage, previousSeq, Timeline } from './timeline.js';
 
 const PAGE_ROWS = 50;
 const FILL_ROWS = 200;
+/** A conversation that was announced and is not found is asked for again after this, so many times in all. */
+const HEAD_DELAY_MS = 1_000;
+const HEAD_ATTEMPTS = 4;
 /** A hole is filled only after this time: what is missing is mostly on its way. */
 const HOLE_DELAY_MS = 1_000;
 /** A longer hole is not filled; the older messages are loaded again when someone scrolls there. */
@@ -318,16 +321,23 @@ export class Store extends EventTarget {
     if (this.timelines.has(id)) this.emit('messages', id);
   }
 
-  /** @param {string} id */
-  loadHead(id) {
+  /** @param {string} id @param {number} [attempt] */
+  loadHead(id, attempt = 1) {
     return this.once(`head ${id}`, async () => {
       const life = this.life;
       try {
         const head = await this.api.conversation(id);
         if (life === this.life && !this.closed) this.putHead(localHead(head));
       } catch (error) {
-        // Not for this person (any more). Anything else is made up for by the next load of the list.
-        if (!asChatError(error).retryable) this.orphans.delete(id);
+        const { code, retryable } = asChatError(error);
+        const announced = this.orphans.has(id) || this.heads.has(id);
+        if (code === 'not_found' && announced && attempt < HEAD_ATTEMPTS && life === this.life && !this.closed) {
+          // What was announced live can be read a moment later.
+          this.environment.setTimeout(() => { if (!this.closed) void this.loadHead(id, attempt + 1); }, HEAD_DELAY_MS);
+        } else if (!retryable) {
+          // Not for this person (any more). Anything else is made up for by the next load of the list.
+          this.orphans.delete(id);
+        }
       }
       this.commitSoon();
     });
