@@ -222,58 +222,50 @@ async fn send_all(
 fn seed() -> u64 {
     let given = std::env::var("SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(rand::random);
-    println!("SEED={seed}");
+    eprintln!("SEED={seed}");
     seed
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_acknowledged_is_lost_or_doubled_when_the_process_is_killed() {
-    let mut random = StdRng::seed_from_u64(seed());
-    let mut node = NodeProcess::start(&[]).await;
-    let people = [
-        Person::new(&node, "ann").await,
-        Person::new(&node, "ben").await,
-        Person::new(&node, "cleo").await,
-        Person::new(&node, "dan").await,
-    ];
-    let [ann, ben, cleo, dan] = &people;
-    let group = ann.group(&node, &[ben, cleo, dan]).await;
+/// Kills the process at random moments while people send and devices receive; what was acknowledged to each of four
+/// senders, and the devices with what they stored.
+async fn run_under_fire(
+    node: &mut NodeProcess,
+    [ann, ben, cleo, dan]: [&Person; 4],
+    group: ConversationId,
+    mut random: StdRng,
+) -> ([Acknowledged; 4], [Device; 3]) {
     let (address, url) = watch::channel(node.url());
     let stage = Stage { url, group, is_over: Arc::default() };
-    let mut sleeper = Device::new(&node, dan).await;
-
-    let (by_http, by_http_too, by_json, by_messagepack, followed, followed_too, polled) = {
-        let follower = Device::new(&node, cleo).await.follow(stage.clone(), Encoding::Json);
-        let other = Device::new(&node, ann).await.follow(stage.clone(), Encoding::MessagePack);
-        let poller = Device::new(&node, ben).await.poll(stage.clone());
-        let killer = async {
-            for _ in 0..KILLS {
-                tokio::time::sleep(Duration::from_millis(random.random_range(50..1_000))).await;
-                node.kill();
-                node.restart().await;
-                address.send(node.url()).unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            stage.is_over.store(true, Ordering::Relaxed);
-        };
-        let senders = async {
-            tokio::join!(
-                send_by_http(stage.clone(), ann.clone()),
-                send_by_http(stage.clone(), ben.clone()),
-                send_by_socket(stage.clone(), cleo.clone(), Encoding::Json),
-                send_by_socket(stage.clone(), dan.clone(), Encoding::MessagePack),
-            )
-        };
-        let (sent, _, followed, followed_too, polled) =
-            tokio::time::timeout(Duration::from_secs(60), async {
-                tokio::join!(Box::pin(senders), Box::pin(killer), follower, other, poller)
-            })
-            .await
-            .expect("everything sent is acknowledged in the end");
-        (sent.0, sent.1, sent.2, sent.3, followed, followed_too, polled)
+    let json = Device::new(node, cleo).await.follow(stage.clone(), Encoding::Json);
+    let packed = Device::new(node, ann).await.follow(stage.clone(), Encoding::MessagePack);
+    let polled = Device::new(node, ben).await.poll(stage.clone());
+    let killer = async {
+        for _ in 0..KILLS {
+            tokio::time::sleep(Duration::from_millis(random.random_range(50..1_000))).await;
+            node.kill();
+            node.restart().await;
+            address.send(node.url()).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stage.is_over.store(true, Ordering::Relaxed);
     };
+    let senders = async {
+        tokio::join!(
+            send_by_http(stage.clone(), ann.clone()),
+            send_by_http(stage.clone(), ben.clone()),
+            send_by_socket(stage.clone(), cleo.clone(), Encoding::Json),
+            send_by_socket(stage.clone(), dan.clone(), Encoding::MessagePack),
+        )
+    };
+    let devices = async { tokio::join!(json, packed, polled) };
+    let all = async { tokio::join!(Box::pin(senders), Box::pin(killer), Box::pin(devices)) };
+    let done = tokio::time::timeout(Duration::from_secs(60), Box::pin(all)).await;
+    let (sent, (), devices) = done.expect("everything sent is acknowledged in the end");
+    (sent.into(), devices.into())
+}
 
-    let all = history(&api(&node), ann.token(), group).await;
+/// Each acknowledged message is in the history once, at its place, and nothing else is.
+fn assert_exactly_once(all: &[Message], acknowledged: &[Acknowledged]) {
     let seqs: Vec<u64> = all.iter().map(|message| message.seq).collect();
     assert_eq!(seqs, (1..=all.len() as u64).collect::<Vec<_>>(), "seq has neither hole nor repeat");
     assert!(all.is_sorted_by_key(|message| message.message_id));
@@ -281,35 +273,44 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_the_process_is_killed() {
     for message in all.iter().filter(|message| message.kind == "text") {
         by_client_id.entry(message.client_message_id).or_default().push(message);
     }
-    for sent in [&by_http, &by_http_too, &by_json, &by_messagepack] {
-        println!("{} acknowledged", sent.len());
-        assert!(sent.len() > KILLS, "the sender had a part in this");
-        for (id, sent) in sent {
-            let found = by_client_id.get(id).map(Vec::as_slice).unwrap_or_default();
-            let [message] = found else { panic!("{id} is there {} times", found.len()) };
-            assert_eq!((message.message_id, message.seq), (sent.message_id, sent.seq));
-        }
+    for (id, sent) in acknowledged.iter().flatten() {
+        let found = by_client_id.get(id).map(Vec::as_slice).unwrap_or_default();
+        let [message] = found else { panic!("{id} is there {} times", found.len()) };
+        assert_eq!((message.message_id, message.seq), (sent.message_id, sent.seq));
     }
-    let sent_count: usize =
-        [&by_http, &by_http_too, &by_json, &by_messagepack].iter().map(|sent| sent.len()).sum();
-    assert_eq!(sent_count, by_client_id.len(), "every message was sent once");
+    let sent: usize = acknowledged.iter().map(HashMap::len).sum();
+    assert_eq!(sent, by_client_id.len(), "every message was sent once");
+}
 
-    let mut devices = [followed, followed_too, polled];
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_or_doubled_when_the_process_is_killed() {
+    let random = StdRng::seed_from_u64(seed());
+    let mut node = NodeProcess::start(&[]).await;
+    let ann = Person::new(&node, "ann").await;
+    let ben = Person::new(&node, "ben").await;
+    let cleo = Person::new(&node, "cleo").await;
+    let dan = Person::new(&node, "dan").await;
+    let group = ann.group(&node, &[&ben, &cleo, &dan]).await;
+    let mut sleeper = Device::new(&node, &dan).await;
+    let people = [&ann, &ben, &cleo, &dan];
+    let (acknowledged, mut devices) = run_under_fire(&mut node, people, group, random).await;
+    for sent in &acknowledged {
+        println!("{} acknowledged", sent.len());
+        assert!(sent.len() > KILLS, "each sender had a part in this");
+    }
+
+    let all = history(&api(&node), ann.token(), group).await;
+    assert_exactly_once(&all, &acknowledged);
+    let texts = all.iter().filter(|message| message.kind == "text");
+    let texts: Vec<MessageId> = texts.map(|message| message.message_id).collect();
     for device in devices.iter_mut().chain([&mut sleeper]) {
         device.catch_up(&node).await;
-        let ids: Vec<MessageId> = device.stored.keys().copied().collect();
-        let expected: Vec<MessageId> = all
-            .iter()
-            .filter(|message| {
-                device.stored.contains_key(&message.message_id) || message.kind == "text"
-            })
-            .map(|message| message.message_id)
-            .collect();
-        assert_eq!(ids, expected, "{} has everything", device.person.handle);
+        let stored = device.stored.values().filter(|message| message.kind == "text");
+        let stored: Vec<MessageId> = stored.map(|message| message.message_id).collect();
+        assert_eq!(stored, texts, "{} has everything", device.person.handle);
     }
-
     // Repeats are answered like the first time, also after restarts.
-    for (message, sent) in by_http.iter().take(20) {
+    for (message, sent) in acknowledged[0].iter().take(20) {
         let mut repeat = text("the body of a repeat does not count");
         (repeat.client_message_id, repeat.retry) = (*message, true);
         assert_eq!(api(&node).send(ann.token(), group, &repeat).await.unwrap(), *sent);

@@ -122,7 +122,7 @@ impl Mount {
         match mounted {
             Ok(output) if output.status.success() => Some(Mount(directory)),
             other => {
-                println!(
+                eprintln!(
                     "SKIPPED: this test needs to mount a file system, which is refused: {other:?}"
                 );
                 None

@@ -219,7 +219,7 @@ impl Drop for NodeProcess {
         if std::thread::panicking() {
             let log = self.log_since(0);
             let tail = log.len().saturating_sub(40);
-            println!("the node's log ends:\n{}", log[tail..].join("\n"));
+            eprintln!("the node's log ends:\n{}", log[tail..].join("\n"));
             return;
         }
         let complaints = self.complaints();
