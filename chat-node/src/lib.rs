@@ -3,6 +3,14 @@
 //! Calls go only downwards: `{http, transport} → session → {conversation, presence, hub} → partition → ports`.
 //! [`node`] builds everything and is the only place that knows all of it.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests spawn and wait as they like; they end with their runtime"
+    )
+)]
+
 pub mod admin;
 pub mod auth;
 pub mod backup;

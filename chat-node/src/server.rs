@@ -247,7 +247,7 @@ mod tests {
             connections_max: 3,
             connections_per_address_max: 2,
             proxy_header: "x-forwarded-for".to_owned(),
-            proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            proxies: vec![Cidr::parse("10.0.0.0/8").unwrap()],
         }
     }
 

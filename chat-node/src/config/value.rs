@@ -306,6 +306,19 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// The network with this text: `address/prefix`, or one address.
+    pub fn parse(text: &str) -> Option<Cidr> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address.parse().ok()?, prefix.parse().ok()?),
+            None => {
+                let address: IpAddr = text.parse().ok()?;
+                (address, if address.is_ipv4() { 32 } else { 128 })
+            }
+        };
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (prefix <= longest).then_some(Cidr { address, prefix })
+    }
+
     /// Whether an address lies in this network. An IPv4 address may come in its IPv6-mapped form.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
@@ -325,15 +338,7 @@ impl Cidr {
 impl Setting for Cidr {
     const FORM: &'static str = "a network such as 10.0.0.0/8";
     fn from_text(text: &str) -> Option<Cidr> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address.parse().ok()?, prefix.parse().ok()?),
-            None => {
-                let address: IpAddr = text.parse().ok()?;
-                (address, if address.is_ipv4() { 32 } else { 128 })
-            }
-        };
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        (prefix <= longest).then_some(Cidr { address, prefix })
+        Cidr::parse(text)
     }
     fn to_toml(&self) -> Option<Value> {
         Some(Value::String(format!("{}/{}", self.address, self.prefix)))

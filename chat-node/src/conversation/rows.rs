@@ -212,13 +212,13 @@ pub fn message(
 pub fn overlay(message: &mut Message, entry: &Entry) -> Result<(), Unreadable> {
     let id = entry.message_id();
     match &entry.change {
-        Some(Change::Edit(edit)) if edit.target == message.message_id.0 => {
-            if id > message.version && !message.deleted {
-                message.version = id;
-                message.body = Some(body(&edit.body)?);
-                message.mentions = users(&edit.mentions)?;
-                message.edited_at = Some(id.created_at());
-            }
+        Some(Change::Edit(edit))
+            if edit.target == message.message_id.0 && id > message.version && !message.deleted =>
+        {
+            message.version = id;
+            message.body = Some(body(&edit.body)?);
+            message.mentions = users(&edit.mentions)?;
+            message.edited_at = Some(id.created_at());
         }
         Some(Change::Delete(delete)) if delete.target == message.message_id.0 => {
             if id > message.version {
@@ -231,12 +231,12 @@ pub fn overlay(message: &mut Message, entry: &Entry) -> Result<(), Unreadable> {
             message.edited_at = None;
             message.reactions.items = vec![];
         }
-        Some(Change::Reaction(change)) if change.target == message.message_id.0 => {
-            if id > message.reactions.version {
-                let user = record::user_id(&change.user)?;
-                react(&mut message.reactions, user, &change.emoji, change.removed);
-                message.reactions.version = id;
-            }
+        Some(Change::Reaction(change))
+            if change.target == message.message_id.0 && id > message.reactions.version =>
+        {
+            let user = record::user_id(&change.user)?;
+            react(&mut message.reactions, user, &change.emoji, change.removed);
+            message.reactions.version = id;
         }
         _ => {}
     }

@@ -1,5 +1,13 @@
 //! Tests of the node from outside its modules.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::large_futures,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test that panics has failed; it spawns, waits and prints as it likes"
+)]
+
 mod backup;
 mod bad_input;
 mod client;

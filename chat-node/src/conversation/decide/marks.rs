@@ -28,7 +28,7 @@ pub(super) fn delivered(state: &State, caller: UserId, seq: u64) -> Decision {
     }
     let conversation_id = state.id;
     Decision::Tell {
-        frame: ServerFrame::Delivered(Receipt { conversation_id, user_id: caller, seq }),
+        frame: Box::new(ServerFrame::Delivered(Receipt { conversation_id, user_id: caller, seq })),
         write: Some(Write::Delivered(MarkRow { conversation_id, user_id: caller, seq })),
     }
 }
@@ -39,5 +39,5 @@ pub(super) fn typing(state: &State, caller: UserId, active: bool) -> Decision {
         return Decision::Reply(Reply::Done);
     }
     let typing = Typing { conversation_id: state.id, user_id: caller, active };
-    Decision::Tell { frame: ServerFrame::Typing(typing), write: None }
+    Decision::Tell { frame: Box::new(ServerFrame::Typing(typing)), write: None }
 }

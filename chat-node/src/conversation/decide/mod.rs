@@ -61,7 +61,7 @@ pub enum Decision {
     /// Nothing to commit, but others learn of it.
     Tell {
         /// To every member but the caller.
-        frame: ServerFrame,
+        frame: Box<ServerFrame>,
         /// A row that is not made from the log.
         write: Option<Write>,
     },

@@ -11,21 +11,14 @@ use super::{Answer, Decision, Facts, Memory, Need, bytes, forbidden, invalid};
 use crate::conversation::command::Reply;
 use crate::conversation::state::State;
 
-/// The message, or the way out.
-fn target(
-    id: MessageId,
-    facts: &Facts,
-    memory: &Memory<'_>,
-) -> Result<Message, Result<Decision, Refusal>> {
-    let Some(stored) = &facts.message else {
-        return Err(Ok(Decision::Need(Need::Message(id))));
-    };
-    let missing =
-        || Err(Refusal::new(Code::NotFound, "There is no such message in this conversation."));
+/// The message; `None`: its row must be read first.
+fn target(id: MessageId, facts: &Facts, memory: &Memory<'_>) -> Result<Option<Message>, Refusal> {
+    let Some(stored) = &facts.message else { return Ok(None) };
+    let missing = || Refusal::new(Code::NotFound, "There is no such message in this conversation.");
     let message = (memory.message)(id, stored.clone()).ok_or_else(missing)?;
     match message.deleted {
-        true => Err(Err(Refusal::new(Code::MessageDeleted, "The message was deleted."))),
-        false => Ok(message),
+        true => Err(Refusal::new(Code::MessageDeleted, "The message was deleted.")),
+        false => Ok(Some(message)),
     }
 }
 
@@ -38,9 +31,8 @@ pub(super) fn edit(
     facts: &Facts,
     memory: &Memory<'_>,
 ) -> Result<Decision, Refusal> {
-    let message = match target(id, facts, memory) {
-        Ok(message) => message,
-        Err(way_out) => return way_out,
+    let Some(message) = target(id, facts, memory)? else {
+        return Ok(Decision::Need(Need::Message(id)));
     };
     if message.kind == "system" || message.sender_id != caller {
         return Err(forbidden("Only the person who sent a message can edit it."));
@@ -63,9 +55,8 @@ pub(super) fn delete(
     facts: &Facts,
     memory: &Memory<'_>,
 ) -> Result<Decision, Refusal> {
-    let message = match target(id, facts, memory) {
-        Ok(message) => message,
-        Err(way_out) => return way_out,
+    let Some(message) = target(id, facts, memory)? else {
+        return Ok(Decision::Need(Need::Message(id)));
     };
     if message.kind == "system" {
         return Err(forbidden("A system message cannot be deleted."));
@@ -90,9 +81,8 @@ pub(super) fn react(
             "`emoji` must be 1 to {REACTION_BYTES_MAX} bytes of visible text."
         )));
     }
-    let message = match target(id, facts, memory) {
-        Ok(message) => message,
-        Err(way_out) => return way_out,
+    let Some(message) = target(id, facts, memory)? else {
+        return Ok(Decision::Need(Need::Message(id)));
     };
     let item = message.reactions.items.iter().find(|item| item.emoji == emoji);
     let present = item.is_some_and(|item| item.user_ids.contains(&caller));

@@ -57,13 +57,6 @@ pub(super) struct Batch {
     bytes: usize,
 }
 
-/// What to do after one command.
-enum Next {
-    Decided,
-    /// The record is full, or ids have run out: this command goes into the next one.
-    Later(Work),
-}
-
 impl Owner {
     /// Decides what waits, up to a record's size, and sends the record.
     pub(super) fn form_batch(&mut self) {
@@ -72,7 +65,7 @@ impl Owner {
         }
         let mut batch = Batch { bytes: RECORD_OVERHEAD_BYTES, ..Batch::default() };
         while let Some(work) = self.ready.pop_front() {
-            if let Next::Later(work) = self.process(work, &mut batch) {
+            if let Some(work) = self.process(work, &mut batch) {
                 self.ready.push_front(work);
                 break;
             }
@@ -93,7 +86,8 @@ impl Owner {
         }
     }
 
-    fn process(&mut self, mut work: Work, batch: &mut Batch) -> Next {
+    /// Decides one command. Gives it back if the record is full or ids have run out: it goes into the next record.
+    fn process(&mut self, mut work: Work, batch: &mut Batch) -> Option<Work> {
         let id = work.command.conversation_id;
         let elapsed = self.shared.clock.elapsed();
         let slot = self.slots.get(id, elapsed);
@@ -103,12 +97,12 @@ impl Owner {
             } else {
                 slot.blocked.push_back(work);
             }
-            return Next::Decided;
+            return None;
         }
         let Some(state) = slot.state.clone() else {
             slot.busy = true;
             self.fetch_conversation(work);
-            return Next::Decided;
+            return None;
         };
         if work.facts.blocked.is_none() {
             work.facts.blocked = slot.blocked_fact(elapsed);
@@ -117,13 +111,10 @@ impl Owner {
             Decision::Need(need) => {
                 self.slots.get(id, elapsed).busy = true;
                 self.fetch_fact(work, need);
-                return Next::Decided;
+                return None;
             }
             Decision::Commit(changes, answer) => {
-                match self.commit(state, work, changes, answer, batch) {
-                    None => {}
-                    Some(work) => return Next::Later(work),
-                }
+                return self.commit(state, work, changes, answer, batch);
             }
             Decision::Repeat(message, seq) => {
                 let answer = Reply::Sent(rows::sent(message, seq));
@@ -134,10 +125,10 @@ impl Owner {
                     work.answer(Ok(answer));
                 }
                 self.release(id, resumed);
-                return Next::Decided;
+                return None;
             }
             Decision::Tell { frame, write } => {
-                self.tell(&state, &work, frame, write);
+                self.tell(&state, &work, &frame, write);
                 self.answered(work, Ok(Reply::Done));
             }
             Decision::Reply(reply) => {
@@ -149,7 +140,7 @@ impl Owner {
             }
             Decision::Refuse(refusal) => self.answered(work, Err(refusal)),
         }
-        Next::Decided
+        None
     }
 
     fn decide(&mut self, state: &State, work: &Work) -> Decision {

@@ -109,7 +109,7 @@ impl Owner {
         &mut self,
         state: &State,
         work: &Work,
-        frame: ServerFrame,
+        frame: &ServerFrame,
         write: Option<Write>,
     ) {
         let caller = work.command.caller;
@@ -118,7 +118,7 @@ impl Owner {
         publish(
             &*self.shared.bus,
             &others,
-            payload(Class::Ephemeral, MessageId::ZERO, None, &frame),
+            payload(Class::Ephemeral, MessageId::ZERO, None, frame),
         );
         let Some(Write::Delivered(mark)) = write else { return };
         let elapsed = self.shared.clock.elapsed();

@@ -234,7 +234,9 @@ impl Writing {
 impl Owner {
     /// Starts the next write, if none is under way and one is due.
     pub(super) fn write_more(&mut self) {
-        if self.writing.under_way.is_none() && (self.writing.queue.is_empty() || self.writing.is_due()) {
+        if self.writing.under_way.is_none()
+            && (self.writing.queue.is_empty() || self.writing.is_due())
+        {
             self.write_now();
         }
     }

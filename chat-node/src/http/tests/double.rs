@@ -14,12 +14,15 @@ use chat_protocol::{Code, ConversationId, MessageId, Millis, Partition, SessionI
 use crate::conversation::{self, Action, Command, Reply};
 use crate::presence::{self, Attendance};
 
+/// Before, after, and how many.
+type AskedHistory = (Option<MessageId>, Option<MessageId>, usize);
+
 #[derive(Default)]
 pub(super) struct Conversations {
     pub(super) made: Mutex<BTreeMap<ConversationId, Conversation>>,
     pub(super) commands: Mutex<Vec<Command>>,
     pub(super) refusal: Mutex<Option<Refusal>>,
-    pub(super) asked_history: Mutex<Vec<(Option<MessageId>, Option<MessageId>, usize)>>,
+    pub(super) asked_history: Mutex<Vec<AskedHistory>>,
 }
 
 impl Conversations {

@@ -6,7 +6,7 @@ use chat_broker::{Broker, Sequence};
 use chat_protocol::record::{Change, Entry, Record};
 use chat_protocol::{ConversationId, MessageId, Partition, UserId};
 
-use super::client::Promises;
+use super::client::{Edited, Promises};
 use super::device::Device;
 
 /// Everything that was committed, as the log says.
@@ -108,7 +108,7 @@ fn check_device(
 
 /// An acknowledged edit is what every device shows, unless a later one replaced it.
 fn check_edits(promises: &Promises, devices: &[Device]) -> Result<(), String> {
-    for (_, id, version, text) in promises.edited.lock().unwrap().iter() {
+    for Edited { message: id, version, text } in promises.edited.lock().unwrap().iter() {
         for device in devices {
             let Some(message) = device.received.get(id) else { continue };
             ensure!(

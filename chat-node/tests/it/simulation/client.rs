@@ -22,12 +22,20 @@ pub(super) struct Acknowledged {
     pub(super) text: String,
 }
 
+/// An edit that was acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Edited {
+    pub(super) message: MessageId,
+    pub(super) version: MessageId,
+    pub(super) text: String,
+}
+
 /// What all clients have been promised.
 #[derive(Clone, Default)]
 pub(super) struct Promises {
     pub(super) acknowledged: Arc<Mutex<Vec<Acknowledged>>>,
-    /// Edits that were acknowledged: message → (version, text).
-    pub(super) edited: Arc<Mutex<Vec<(ConversationId, MessageId, MessageId, String)>>>,
+    /// Edits that were acknowledged.
+    pub(super) edited: Arc<Mutex<Vec<Edited>>>,
 }
 
 pub(super) struct Client {
@@ -106,7 +114,7 @@ impl Client {
         for _ in 0..20 {
             let action = Action::Edit { message_id, body: Body::text(&text), mentions: vec![] };
             if let Some(Reply::Changed(changed)) = self.ask(nodes, conversation, action).await {
-                let edit = (conversation, message_id, changed.version, text);
+                let edit = Edited { message: message_id, version: changed.version, text };
                 self.promises.edited.lock().unwrap().push(edit);
                 return;
             }

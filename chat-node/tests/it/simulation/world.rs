@@ -223,12 +223,12 @@ impl World {
             } else if moving {
                 self.make_sure_someone_owns();
             }
-            for index in 0..devices.len() {
+            for device in &mut devices {
                 if self.random.random_bool(0.4) {
                     let node = self.node();
                     let page = self.random.random_range(1..5);
                     // A failed read is tried again later, from the same cursor.
-                    drop(devices[index].poll(&self.node_store, &node.watermarks, page).await);
+                    drop(device.poll(&self.node_store, &node.watermarks, page).await);
                 }
             }
         }
