@@ -15,13 +15,17 @@ const EMOJI = ['👍', '❤️', '😂', '😮', '😢', '🙏', '🎉', '🔥']
  */
 export function openMessageMenu(client, message, at, actions) {
   const before = /** @type {HTMLElement|null} */ (document.activeElement);
+  const key = /** @type {HTMLElement|null|undefined} */ (before?.closest('[data-key]'))?.dataset.key;
   const own = message.sender_id === client.userId;
   const role = client.conversation(message.conversation_id)?.members.find((member) => member.user_id === client.userId)?.role;
   const shade = h('div', { class: 'menu-shade' });
   const close = () => {
     shade.remove();
     document.removeEventListener('keydown', keys, true);
-    if (before?.isConnected) before.focus({ preventScroll: true });
+    // A mark that arrived meanwhile may have built the message anew.
+    const rows = /** @type {HTMLElement[]} */ ([...document.querySelectorAll('.message')]);
+    const back = before?.isConnected ? before : key && rows.find((row) => row.dataset.key === key);
+    if (back) back.focus({ preventScroll: true });
   };
   const choose = (/** @type {() => void} */ run) => () => { close(); run(); };
   const entry = (/** @type {any} */ shape, /** @type {string} */ text, /** @type {() => void} */ run, kind = '') =>
