@@ -7,7 +7,7 @@
 //!
 //! # What the program must store
 //!
-//! [`state::State`] is the program's to keep. An [`Event::Cursor`](event::Event::Cursor) says that everything before it
+//! [`state::State`] is the program's to keep. An [`event::Event::Cursor`] says that everything before it
 //! has been handed out: store its cursor in the same transaction as the entries that came before it, never earlier.
 //! A cursor stored too early loses what was not stored yet; one stored too late only brings repeats, which
 //! [`replica::Timeline`] drops.

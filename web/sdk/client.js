@@ -1,13 +1,13 @@
 // @ts-check
-import { Api } from './api.js';
 import { Connection } from './connection.js';
-import { browserEnvironment, uuid } from './environment.js';
+import { uuid } from './environment.js';
 import { asChatError, ChatError } from './errors.js';
 import { Marks } from './marks.js';
 import { unread } from './merge.js';
 import { Outbox } from './outbox.js';
-import { Session } from './session.js';
-import { IndexedDbStorage, MemoryStorage } from './storage.js';
+import { People, RELOAD_DELAY_MS } from './people.js';
+import { ClientState } from './state.js';
+import { MemoryStorage } from './storage.js';
 import { Store } from './store.js';
 
 /**
@@ -23,9 +23,7 @@ import { Store } from './store.js';
 const TYPING_REPEAT_MS = 3_000;
 /** Someone's typing state is shown at most this long. */
 const TYPING_SHOWN_MS = 6_000;
-const PROFILE_AGE_MS_MAX = 600_000;
 const SLOTS_MAX = 64;
-const RELOAD_DELAY_MS = 5_000;
 /** A cursor holds the positions of so many live rooms; a connection receives no more. */
 const ROOMS_MAX = 4;
 
@@ -37,81 +35,14 @@ const ROOMS_MAX = 4;
  * `outbox`, `typing`, `left` (`detail.conversationId`), `people` (profiles, friends, blocks, presence), `account`
  * (own profile, settings), `devices`, `storage-failed`.
  */
-export class ChatClient extends EventTarget {
-  /**
-   * @param {object} [options]
-   * @param {string} [options.baseUrl] address of the service without a slash at the end; the page's own origin if absent
-   * @param {string} [options.name] name and version of the program, for the server's log
-   * @param {boolean} [options.discover] ask the service which node to connect to
-   * @param {import('./environment.js').Environment} [options.environment]
-   * @param {() => import('./storage.js').Storage} [options.storage]
-   */
-  constructor({ baseUrl = '', name = 'chat-sdk/1', discover = false, environment, storage } = {}) {
-    super();
-    this.environment = environment ?? browserEnvironment();
-    this.baseUrl = baseUrl;
-    this.name = name;
-    this.discover = discover;
-    this.makeStorage = storage ?? (() => (globalThis.indexedDB ? new IndexedDbStorage() : new MemoryStorage()));
-    this.session = new Session(this.environment);
-    this.api = new Api({ baseUrl, environment: this.environment, session: this.session });
-    this.session.exchange = (refreshToken) => this.api.refresh(refreshToken);
+export class ChatClient extends People {
+  /** @param {ConstructorParameters<typeof ClientState>[0]} [options] */
+  constructor(options) {
+    super(options);
     this.session.addEventListener('changed', () => void this.follow());
     this.session.addEventListener('ended', (event) => {
       this.emit('session', { reason: /** @type {CustomEvent} */ (event).detail.reason });
     });
-    this.reset();
-  }
-
-  reset() {
-    /** @type {LocalProfile|null} */
-    this.me = null;
-    /** @type {Record<string, any>} */
-    this.settings = {};
-    /** @type {Map<string, LocalProfile>} */
-    this.profiles = new Map();
-    /** @type {Map<string, {friendship: Friendship, since: number}>} */
-    this.friends = new Map();
-    /** @type {Set<string>} */
-    this.blocked = new Set();
-    /** @type {Map<string, import('./types.js').Presence>} */
-    this.presence = new Map();
-    /** Who is typing: conversation, person, timer. @type {Map<string, Map<string, any>>} */
-    this.typing = new Map();
-    /** @type {Map<string, {sentAt: number, active: boolean}>} */
-    this.ownTyping = new Map();
-    /** Live rooms that this client is in. @type {Map<string, Conversation>} */
-    this.rooms = new Map();
-    /** @type {Set<string>} */
-    this.wantedProfiles = new Set();
-    this.accountLoaded = false;
-    /** @type {Store|null} */
-    this.store = null;
-    /** @type {Outbox|null} */
-    this.outbox = null;
-    /** @type {Marks|null} */
-    this.marks = null;
-    /** @type {Connection|null} */
-    this.connection = null;
-    /** @type {import('./storage.js').Storage|null} */
-    this.storage = null;
-    /** @type {() => void} */
-    this.releaseSlot = () => {};
-  }
-
-  /**
-   * @param {string} type
-   * @param {Record<string, any>} [detail]
-   */
-  emit(type, detail = {}) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
-
-  // Session.
-
-  /** Own user id; null when logged out. */
-  get userId() {
-    return this.session.tokens?.user_id ?? null;
   }
 
   /** Goes on with the session of this device, if there is one. */
@@ -632,127 +563,6 @@ export class ChatClient extends EventTarget {
       const left = index === 0 && skipped > 0 ? { skipped, prev_seq: Math.min(known?.seq ?? 0, message.seq - 1) } : {};
       this.receiveMessage({ ...message, ...left });
     });
-  }
-
-  // People.
-
-  /**
-   * A person, as far as is known; asks the server in the background when that is nothing or old.
-   * @param {string} id
-   * @returns {LocalProfile|null}
-   */
-  person(id) {
-    const known = this.profiles.get(id) ?? null;
-    const fresh = known?.fetched_at && this.environment.now() - known.fetched_at < PROFILE_AGE_MS_MAX;
-    if (!fresh && id) this.want(id);
-    return known;
-  }
-
-  /** @param {string} id */
-  want(id) {
-    if (this.wantedProfiles.has(id) || !this.store || this.connection?.state !== 'live') return;
-    const { store } = this;
-    this.wantedProfiles.add(id);
-    this.profileQueue = (this.profileQueue ?? Promise.resolve()).then(async () => {
-      if (store !== this.store) return;
-      try {
-        this.learn([await this.api.user(id)]);
-        this.wantedProfiles.delete(id);
-      } catch (error) {
-        // Asked again when the page asks again, but not at once.
-        this.environment.setTimeout(() => this.wantedProfiles.delete(id), asChatError(error).retryable ? RELOAD_DELAY_MS : PROFILE_AGE_MS_MAX);
-      }
-    });
-  }
-
-  /** Remembers people. @param {import('./types.js').Profile[]} profiles */
-  learn(profiles) {
-    if (profiles.length === 0) return;
-    for (const profile of profiles) {
-      const known = { ...profile, fetched_at: this.environment.now() };
-      this.profiles.set(profile.user_id, known);
-      this.store?.batch.profiles.push(known);
-    }
-    this.store?.commitSoon();
-    this.emit('people');
-  }
-
-  /** @param {string} handle beginning of a handle */
-  async searchUsers(handle) {
-    const page = await this.api.searchUsers(handle);
-    this.learn(page.items);
-    return page.items;
-  }
-
-  async loadFriends() {
-    const friends = await this.api.friends();
-    if (!this.store) return;
-    this.friends = new Map(friends.map(({ profile, friendship, since }) => [profile.user_id, { friendship, since }]));
-    this.learn(friends.map((friend) => friend.profile));
-    this.emit('people');
-  }
-
-  async loadBlocks() {
-    const blocks = await this.api.blocks();
-    if (!this.store) return;
-    this.blocked = new Set(blocks.map((profile) => profile.user_id));
-    this.learn(blocks);
-    this.emit('people');
-  }
-
-  async loadPresence() {
-    const presence = this.connection?.writable ? await this.connection.request('presence') : await this.api.presence();
-    if (!this.store) return;
-    this.presence.clear();
-    this.receivePresence(presence.users);
-  }
-
-  /** @param {import('./types.js').Presence[]} users */
-  receivePresence(users) {
-    for (const user of users) this.presence.set(user.user_id, user);
-    this.emit('people');
-  }
-
-  async loadAccount() {
-    const [me, { settings }] = await Promise.all([this.api.me(), this.api.settings()]);
-    if (!this.store) return;
-    this.me = me;
-    this.settings = settings;
-    this.learn([me]);
-    this.emit('account');
-  }
-
-  /** Asks someone to be friends, or accepts. @param {string} id */
-  async befriend(id) {
-    await this.api.befriend(id);
-    await this.loadFriends();
-    void this.loadPresence().catch(() => {});
-  }
-
-  /** Refuses, cancels or ends a friendship. @param {string} id */
-  async unfriend(id) {
-    await this.api.unfriend(id);
-    this.presence.delete(id);
-    await this.loadFriends();
-  }
-
-  /** @param {string} id @param {boolean} blocked */
-  async setBlocked(id, blocked) {
-    await (blocked ? this.api.block(id) : this.api.unblock(id));
-    await Promise.all([this.loadBlocks(), this.loadFriends()]);
-  }
-
-  /** @param {{name?: string, picture?: string, status?: string}} change */
-  async changeProfile(change) {
-    await this.api.changeProfile(change);
-    await this.loadAccount();
-  }
-
-  /** Changes some settings and keeps the others. @param {Record<string, any>} change */
-  async changeSettings(change) {
-    const { settings } = await this.api.settings();
-    await this.api.saveSettings({ ...settings, ...change });
-    await this.loadAccount();
   }
 }
 

@@ -563,7 +563,10 @@ mod tests {
     fn messages_are_remembered_until_a_read_has_passed_them_and_within_a_bound() {
         let outbox = outbox();
         (1..=600).for_each(|id| _ = outbox.push(chat(id, 1)));
-        assert!(!outbox.has_sent(MessageId(1)), "forgotten: too many came since");
+        assert!(outbox.has_sent(MessageId(1)));
+        let many = REMEMBERED_MAX as u64;
+        (601..=600 + many).for_each(|id| outbox.remember(MessageId(id)));
+        assert!(!outbox.has_sent(MessageId(600 + many)), "not remembered: too much is already");
         assert!(outbox.has_sent(MessageId(600)));
         outbox.forget_up_to(MessageId(599));
         assert!(!outbox.has_sent(MessageId(599)));

@@ -4,7 +4,7 @@
 //! commit); a few threads read. [`EmbeddedStore::memory`] keeps nothing and runs inside the caller, without threads, so
 //! that a simulation with paused time stays deterministic. Both run the same SQL.
 //!
-//! Two processes must not serve from one file; [`backup`] may run beside the node that does.
+//! Two processes must not serve from one file; [`backup()`] may run beside the node that does.
 
 mod accounts;
 mod backup;
