@@ -89,9 +89,10 @@ pub(super) fn check_body(kind: &str, body: &Body) -> Result<(), Refusal> {
     }
     // Without the look at the brace, a list would be read as the fields in their order.
     let object = Some(body.as_json()).filter(|json| json.starts_with('{'));
-    let text: Text<'_> = object.and_then(|json| serde_json::from_str(json).ok()).ok_or_else(|| {
-        invalid("`body` of a `text` message must be an object with a string `text`.")
-    })?;
+    let text: Text<'_> =
+        object.and_then(|json| serde_json::from_str(json).ok()).ok_or_else(|| {
+            invalid("`body` of a `text` message must be an object with a string `text`.")
+        })?;
     // Counting stops just above the limit; most texts are far below it.
     match text.text.chars().take(TEXT_CHARS_MAX + 1).count() {
         0 => Err(invalid("`body.text` is empty.")),

@@ -1,6 +1,7 @@
 //! What follows once the outcome of an append is known.
 
 use chat_protocol::error::{Code, Refusal};
+use chat_protocol::record::Change;
 
 use super::batch::Batch;
 use super::{Owner, moved};
@@ -56,11 +57,21 @@ impl Owner {
         }
         let last = batch.units.len().saturating_sub(1);
         for (index, unit) in batch.units.into_iter().enumerate() {
-            for publication in unit.publications {
-                self.publish(publication);
-            }
             let id = unit.entry.message_id();
             let conversation = unit.rows.conversation_id;
+            // Whoever hears of a conversation asks for it: it is announced once it can be read.
+            let announces = matches!(
+                unit.entry.change,
+                Some(Change::Created(_) | Change::Properties(_) | Change::Member(_))
+            );
+            let elapsed = self.shared.clock.elapsed();
+            let written = announces.then_some(id);
+            for publication in self.slots.hold(conversation, written, unit.publications, elapsed) {
+                self.publish(publication);
+            }
+            if announces {
+                self.writing.hurry();
+            }
             let ends_record = (index == last).then_some(sequence);
             let kept =
                 self.writing.add(&self.shared, unit.entry, unit.rows, unit.bytes, ends_record);

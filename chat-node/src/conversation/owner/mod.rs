@@ -270,6 +270,9 @@ impl Owner {
         self.housekeeping_rounds += 1;
         let elapsed = self.shared.clock.elapsed();
         self.writing.answer_overdue(elapsed);
+        for publication in self.slots.release_overdue(elapsed) {
+            self.publish(publication);
+        }
         self.slots.evict(elapsed);
         let lowest_unwritten = self.locked().lowest_unwritten();
         self.duplicates.evict(elapsed, lowest_unwritten);

@@ -1,6 +1,6 @@
 //! The conversations that an owner holds in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +12,22 @@ use chat_protocol::{ConversationId, MessageId};
 use super::super::rows;
 use super::super::state::State;
 use super::Work;
+use super::publish::Publication;
 use crate::limits::PARTITION_CONVERSATIONS_MAX;
+
+/// A change of a conversation is announced once it can be read, or after this time at the latest.
+const HELD_MAX: Duration = Duration::from_secs(2);
 
 /// How long a block between two people, or its absence, is believed.
 const BLOCKED_BELIEVED: Duration = Duration::from_secs(5);
+
+/// Publications that wait.
+struct Held {
+    /// For this entry to be in the store; none: only for those before.
+    written: Option<MessageId>,
+    since: Duration,
+    publications: Vec<Publication>,
+}
 
 /// One conversation.
 #[derive(Default)]
@@ -30,6 +42,8 @@ pub(super) struct Slot {
     pub(super) tail: VecDeque<Arc<Entry>>,
     /// Ids of entries that are neither in the store nor in `tail`, up to this one: the writer reads them from the log.
     pub(super) spilled_up_to: MessageId,
+    /// What is told once the conversation can be read, and what is told after that.
+    held: VecDeque<Held>,
     /// Whether its two people have blocked one another, and when that was read.
     blocked_fact: Option<(bool, Duration)>,
     used_at: Duration,
@@ -75,7 +89,10 @@ impl Slot {
     }
 
     fn is_idle(&self) -> bool {
-        !self.busy && self.tail.is_empty() && self.spilled_up_to == MessageId::ZERO
+        !self.busy
+            && self.tail.is_empty()
+            && self.held.is_empty()
+            && self.spilled_up_to == MessageId::ZERO
     }
 }
 
@@ -83,6 +100,8 @@ impl Slot {
 #[derive(Default)]
 pub(super) struct Slots {
     by_id: HashMap<ConversationId, Slot>,
+    /// Conversations with publications that wait.
+    holding: BTreeSet<ConversationId>,
 }
 
 impl Slots {
@@ -96,6 +115,47 @@ impl Slots {
     /// The slot of a conversation, if it is held.
     pub(super) fn find(&mut self, id: &ConversationId) -> Option<&mut Slot> {
         self.by_id.get_mut(id)
+    }
+
+    /// Holds publications back until `written` is in the store, or behind others that are. Gives them back if there is no
+    /// reason to.
+    pub(super) fn hold(
+        &mut self,
+        id: ConversationId,
+        written: Option<MessageId>,
+        publications: Vec<Publication>,
+        elapsed: Duration,
+    ) -> Vec<Publication> {
+        let slot = self.get(id, elapsed);
+        if written.is_none() && slot.held.is_empty() {
+            return publications;
+        }
+        slot.held.push_back(Held { written, since: elapsed, publications });
+        self.holding.insert(id);
+        vec![]
+    }
+
+    /// Publications of a conversation that need not wait any more, now that everything up to `up_to` is in the store.
+    pub(super) fn release(&mut self, id: ConversationId, up_to: MessageId) -> Vec<Publication> {
+        let Some(slot) = self.by_id.get_mut(&id) else { return vec![] };
+        let mut released = vec![];
+        while slot.held.front().is_some_and(|held| held.written.is_none_or(|id| id <= up_to)) {
+            released.extend(slot.held.pop_front().into_iter().flat_map(|held| held.publications));
+        }
+        if slot.held.is_empty() {
+            self.holding.remove(&id);
+        }
+        released
+    }
+
+    /// Publications that have waited long enough: a slow store is no reason to keep people in the dark.
+    pub(super) fn release_overdue(&mut self, elapsed: Duration) -> Vec<Publication> {
+        let overdue = |slot: &Slot| {
+            slot.held.front().is_some_and(|held| elapsed.saturating_sub(held.since) > HELD_MAX)
+        };
+        let ids = self.holding.iter().filter(|id| self.by_id.get(*id).is_some_and(overdue));
+        let ids: Vec<_> = ids.copied().collect();
+        ids.into_iter().flat_map(|id| self.release(id, MessageId(u64::MAX))).collect()
     }
 
     /// Forgets the longest unused conversations beyond the limit. Those that the store lacks something of stay.

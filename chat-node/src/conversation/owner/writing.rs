@@ -155,6 +155,11 @@ impl Writing {
         since: Duration,
     ) {
         self.answers.push_back(WaitingAnswer { id, reply, answer, since });
+        self.hurry();
+    }
+
+    /// Somebody waits for what is in the queue.
+    pub(super) fn hurry(&mut self) {
         self.due = Some(Instant::now());
     }
 
@@ -306,6 +311,9 @@ impl Owner {
         for conversation in written.conversations {
             if let Some(slot) = self.slots.find(&conversation) {
                 slot.written(up_to);
+            }
+            for publication in self.slots.release(conversation, up_to) {
+                self.publish(publication);
             }
         }
         while self.writing.answers.front().is_some_and(|first| first.id <= up_to) {
