@@ -88,7 +88,7 @@ pub struct Reaction {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Talks, invites in a group that allows it, leaves.
+    /// Talks, and leaves.
     #[default]
     Member,
     /// Also renames, invites and removes members.

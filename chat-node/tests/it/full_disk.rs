@@ -82,7 +82,7 @@ async fn assert_kept(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_the_limit_of_the_log_sends_are_refused_and_reading_goes_on() {
     let mut node = NodeProcess::start(&["--storage-log-bytes-max=2000000"]).await;
-    node.expect("the log was not written failure=Full");
+    node.expect("the log was not written;");
     let (ann, ben) = (Person::new(&node, "ann").await, Person::new(&node, "ben").await);
     let group = ann.group(&node, &[&ben]).await;
     let cursor = ben.first_cursor(&node).await;
@@ -157,7 +157,7 @@ fn fill(path: &Path) -> PathBuf {
 async fn a_disk_that_is_full_refuses_sends_until_there_is_room_again() {
     let Some(mount) = Mount::new("48m") else { return };
     let mut node = NodeProcess::stopped(&mount.path().join("data"), &[]);
-    node.expect("the log was not written failure=Full");
+    node.expect("the log was not written;");
     node.expect("writes to the store fail");
     node.expect("presence cannot be written now");
     node.restart().await;

@@ -18,6 +18,8 @@ const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 const GROUP_REQUESTS_MAX: usize = 4096;
 /// Records that one purge removes in one transaction.
 const PURGE_RECORDS_MAX: usize = 500;
+/// Failed writes are told of this often.
+const TELL_EVERY_MS: u64 = 60_000;
 
 pub(super) enum Request {
     Append {
@@ -151,6 +153,8 @@ pub(super) struct Writer {
     clock: Clock,
     /// `None` after a failure whose outcome is not known, until the file was opened and read again.
     opened: Option<Opened>,
+    /// When a failed write was last told of: writes may fail thousands of times a second.
+    told_at: Option<Millis>,
     #[cfg(test)]
     faults: tests::CommitFaults,
 }
@@ -162,6 +166,7 @@ impl Writer {
             size_bytes_max: options.size_bytes_max,
             clock: options.clock.clone(),
             opened: None,
+            told_at: None,
             #[cfg(test)]
             faults: tests::CommitFaults::default(),
         };
@@ -206,11 +211,19 @@ impl Writer {
                 self.handle(second_half);
             }
             Err(failure) => {
-                tracing::warn!(?failure, requests = group.len(), "the log was not written");
+                self.tell(&failure);
                 for request in group {
                     request.fail(&failure);
                 }
             }
+        }
+    }
+
+    fn tell(&mut self, failure: &Failure) {
+        let now = (self.clock)();
+        if self.told_at.is_none_or(|told_at| now.since(told_at) >= TELL_EVERY_MS) {
+            self.told_at = Some(now);
+            tracing::warn!(?failure, "the log was not written; what fails from now on is told of once a minute");
         }
     }
 
