@@ -58,6 +58,8 @@ export class MessageLog {
     this.closed = false;
     this.loadingOlder = false;
     this.reachedAt = 0;
+    /** Where the end was when it was last scrolled to. */
+    this.placed = 0;
     /** Read mark when the conversation was opened: what is above it is new. */
     this.newFrom = this.client.head(id)?.read_seq ?? 0;
     this.hadUnread = this.client.unread(id) > 0;
@@ -99,6 +101,8 @@ export class MessageLog {
   update() {
     if (this.closed) return;
     const { client } = this;
+    // A scroll is told a frame later: what was loaded meanwhile must not take the reader back to the end.
+    if (this.follow && this.scroller.scrollTop < this.placed && this.below() >= BOTTOM_PX) this.follow = false;
     this.list.setAttribute('aria-label', t('messages_label'));
     this.jump.setAttribute('aria-label', t('jump_newest'));
     const rows = this.rows();
@@ -329,6 +333,12 @@ export class MessageLog {
 
   toBottom() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.placed = this.scroller.scrollTop;
+  }
+
+  /** How much there is below what is shown. */
+  below() {
+    return this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight;
   }
 
   toNewest() {
@@ -359,7 +369,7 @@ export class MessageLog {
 
   scrolled() {
     const { scroller } = this;
-    const below = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+    const below = this.below();
     const atEnd = this.high === Infinity;
     const follow = atEnd && below < BOTTOM_PX;
     if (follow !== this.follow) {
