@@ -223,7 +223,10 @@ impl Writer {
         let now = (self.clock)();
         if self.told_at.is_none_or(|told_at| now.since(told_at) >= TELL_EVERY_MS) {
             self.told_at = Some(now);
-            tracing::warn!(?failure, "the log was not written; what fails from now on is told of once a minute");
+            tracing::warn!(
+                ?failure,
+                "the log was not written; what fails from now on is told of once a minute"
+            );
         }
     }
 
