@@ -123,13 +123,9 @@ impl Bench {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
         let target = root.join("target");
         let needs = |target| chosen.iter().any(|(.., needed)| *needed == target);
-        build(
-            root,
-            &["-p", "chat-client", "--bin", "chat-bench", "--features", "chat-client/sqlite"],
-        )?;
-        if needs(Target::Node) {
-            build(root, &["-p", "chat-node"])?;
-        }
+        // In one go: built apart, the two would ask for other features, and everything would be compiled twice.
+        let programs = ["-p", "chat-client", "-p", "chat-node", "--bins"];
+        build(root, &[&programs[..], &["--features", "chat-client/sqlite"]].concat())?;
         let nats = target.join("tools").join("nats-server");
         if needs(Target::Nats) {
             build_nats(root, &nats)?;
