@@ -130,11 +130,6 @@ impl Ownership {
         ownership
     }
 
-    /// The partition.
-    pub fn partition(&self) -> Partition {
-        self.partition
-    }
-
     /// One more than the epoch of the owner before.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -245,16 +240,7 @@ impl Ownership {
         self.phase = Phase::Over;
     }
 
-    /// The entry with this id, and its inbox rows, are in the store.
-    pub fn written(&mut self, id: MessageId) {
-        if self.unwritten.front() == Some(&id) {
-            self.unwritten.pop_front();
-        } else {
-            self.unwritten.retain(|unwritten| *unwritten != id);
-        }
-    }
-
-    /// Everything up to this id is in the store.
+    /// Every entry up to this id is in the store, with its inbox rows.
     pub fn written_up_to(&mut self, id: MessageId) {
         while self.unwritten.front().is_some_and(|first| *first <= id) {
             self.unwritten.pop_front();

@@ -152,7 +152,7 @@ impl World {
                 let id = self.unwritten[owner].remove(0);
                 self.stored.insert(id);
                 if let Some(ownership) = &mut self.owners[owner] {
-                    ownership.written(id);
+                    ownership.written_up_to(id);
                 }
             }
             Step::Publish { owner } => {
