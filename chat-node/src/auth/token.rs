@@ -15,9 +15,10 @@ struct Claims {
     iss: String,
     sub: UserId,
     device: DeviceId,
-    /// Seconds since 1970, as the standard has it.
+    /// Seconds since 1970. A `NumericDate` may have a fraction (RFC 7519, section 2), and `exp` needs it: cut to whole
+    /// seconds, a token would live up to a second shorter than it was promised.
     iat: u64,
-    exp: u64,
+    exp: f64,
 }
 
 /// Signs a token.
@@ -29,13 +30,13 @@ pub(super) fn sign(
     now: Millis,
     life_ms: u64,
 ) -> Result<(String, Millis), jsonwebtoken::errors::Error> {
-    let exp = now.plus(life_ms).0 / 1_000;
-    let iat = now.0 / 1_000;
+    let expires_at = now.plus(life_ms);
+    let (iat, exp) = (now.0 / 1_000, expires_at.0 as f64 / 1_000.0);
     let claims = Claims { iss: issuer.into(), sub: user_id, device: device_id, iat, exp };
     let (id, key) = keys.signing();
     let header = Header { kid: Some(id.into()), ..Header::new(Algorithm::HS256) };
     let token = jsonwebtoken::encode(&header, &claims, key)?;
-    Ok((token, Millis(exp * 1_000)))
+    Ok((token, expires_at))
 }
 
 /// Who a token names, if it was signed here and has not expired.
@@ -58,7 +59,7 @@ pub(super) fn verify(
     let claims = jsonwebtoken::decode::<Claims>(token, key, &validation)
         .map_err(|_| unauthenticated())?
         .claims;
-    let expires_at = Millis(claims.exp.saturating_mul(1_000));
+    let expires_at = Millis((claims.exp * 1_000.0).round() as u64);
     if expires_at <= now {
         return Err(expired());
     }
@@ -81,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    const NOW: Millis = Millis(1_800_000_000_000);
+    const NOW: Millis = Millis(1_800_000_000_987);
 
     fn signed(keys: &KeyRing) -> (String, UserId, DeviceId) {
         let (user, device) = (UserId::random(), DeviceId::random());

@@ -202,9 +202,9 @@ async fn without_hello_a_connection_closes_after_a_while() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_token_is_told_from_a_bad_one_and_can_be_refreshed() {
-    let node = NodeProcess::start(&["--token-access-lifetime-ms=1000"]).await;
+    let node = NodeProcess::start(&["--token-access-lifetime-ms=5000"]).await;
     let ann = Person::new(&node, "ann").await;
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(Duration::from_millis(5_200)).await;
     let answer = call(&node, &ann, Method::GET, "/v1/me", Value::Null).await;
     assert_eq!(answer, (401, "token_expired".to_owned()));
     let mut socket = Socket::open(&node.url(), Encoding::Json).await.unwrap();
