@@ -1,4 +1,4 @@
-//! What travels on user and room subjects: a client frame, encoded once, with what a node must know of it.
+//! What travels on user and room subjects: client frames, encoded once, with what a node must know of them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -26,6 +26,9 @@ pub enum Class {
 /// How a `message` frame begins, as this code writes it.
 const MESSAGE_START: &[u8] = b"{\"message\":";
 
+/// In front of each frame stands how long it is,
+const LENGTH_BYTES: usize = 4;
+/// and then its class, id and origin.
 const HEADER_BYTES: usize = 1 + 8 + 16;
 
 /// A frame shared by every session that sends it.
@@ -70,47 +73,93 @@ impl Frame {
         self.json.len()
     }
 
-    /// The frame in a payload; `None` if it is not one (a newer node may send what this one does not know).
-    pub fn from_payload(mut payload: Bytes) -> Option<Arc<Frame>> {
-        if payload.len() < HEADER_BYTES {
-            return None;
+    /// The frames in a payload, in order. Those that a newer node may send and this one does not know are left out.
+    pub fn all(mut payload: Bytes) -> Vec<Arc<Frame>> {
+        let mut frames = Vec::new();
+        while payload.len() >= LENGTH_BYTES {
+            let length = payload.get_u32() as usize;
+            if length < HEADER_BYTES || length > payload.len() {
+                break;
+            }
+            frames.extend(Frame::one(payload.split_to(length)));
         }
-        let class = match payload.get_u8() {
+        frames
+    }
+
+    fn one(mut bytes: Bytes) -> Option<Arc<Frame>> {
+        let class = match bytes.get_u8() {
             0 => Class::Chat,
             1 => Class::Ephemeral,
             2 => Class::Room,
             3 => Class::Revoked,
             _ => return None,
         };
-        let id = MessageId(payload.get_u64());
-        let origin = SessionId(Uuid::from_u128(payload.get_u128()));
-        Some(Arc::new(Frame::made(class, id, origin, payload)))
+        let id = MessageId(bytes.get_u64());
+        let origin = SessionId(Uuid::from_u128(bytes.get_u128()));
+        Some(Arc::new(Frame::made(class, id, origin, bytes)))
     }
 }
 
-/// The payload that carries a frame.
+/// A payload that is being put together: frames for the same people, which travel and are queued as one.
+#[derive(Debug, Default)]
+pub struct Payload(BytesMut);
+
+impl Payload {
+    /// Adds a frame behind the others.
+    pub fn add(
+        &mut self,
+        class: Class,
+        id: MessageId,
+        origin: Option<SessionId>,
+        frame: &ServerFrame,
+    ) {
+        self.put(
+            class,
+            id,
+            origin.map_or(0, |session| session.0.as_u128()),
+            &Encoding::Json.write(frame),
+        );
+    }
+
+    fn put(&mut self, class: Class, id: MessageId, origin: u128, json: &[u8]) {
+        let length = HEADER_BYTES + json.len();
+        self.0.reserve(LENGTH_BYTES + length);
+        // A frame is far below 4 GB: bodies are limited.
+        self.0.put_u32(length as u32);
+        self.0.put_u8(class as u8);
+        self.0.put_u64(id.0);
+        self.0.put_u128(origin);
+        self.0.put_slice(json);
+    }
+
+    /// Its size so far.
+    pub fn len_bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// For the bus.
+    pub fn freeze(self) -> Bytes {
+        self.0.freeze()
+    }
+}
+
+/// The payload that carries one frame.
 pub fn payload(
     class: Class,
     id: MessageId,
     origin: Option<SessionId>,
     frame: &ServerFrame,
 ) -> Bytes {
-    let json = Encoding::Json.write(frame);
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + json.len());
-    bytes.put_u8(class as u8);
-    bytes.put_u64(id.0);
-    bytes.put_u128(origin.map_or(0, |session| session.0.as_u128()));
-    bytes.put_slice(&json);
-    bytes.freeze()
+    let mut payload = Payload::default();
+    payload.add(class, id, origin, frame);
+    payload.freeze()
 }
 
 /// Tells every node that a device was logged out; published on its user's subject.
 pub fn revoked(device: DeviceId) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES);
-    bytes.put_u8(Class::Revoked as u8);
-    bytes.put_u64(0);
-    bytes.put_u128(device.0.as_u128());
-    bytes.freeze()
+    let mut payload = Payload::default();
+    payload.put(Class::Revoked, MessageId::ZERO, device.0.as_u128(), b"");
+    payload.freeze()
 }
 
 /// Publishes a frame that tells of no log entry to some users.
@@ -118,5 +167,50 @@ pub fn publish_to_users(bus: &dyn Bus, users: &[UserId], class: Class, frame: &S
     let subjects: Vec<Subject> = users.iter().copied().map(Subject::User).collect();
     if !subjects.is_empty() {
         bus.publish(&subjects, payload(class, MessageId::ZERO, None, frame));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_protocol::Millis;
+    use chat_protocol::frame::ServerTime;
+
+    use super::*;
+
+    fn frame(n: u64) -> ServerFrame {
+        ServerFrame::Heartbeat(ServerTime { server_time: Millis(n) })
+    }
+
+    #[test]
+    fn frames_come_out_of_a_payload_as_they_went_in() {
+        let origin = SessionId::random();
+        let mut payload = Payload::default();
+        payload.add(Class::Chat, MessageId(7), Some(origin), &frame(1));
+        payload.add(Class::Ephemeral, MessageId::ZERO, None, &frame(2));
+        let frames = Frame::all(payload.freeze());
+        assert_eq!(frames.len(), 2);
+        assert_eq!(
+            (frames[0].class, frames[0].id, frames[0].origin),
+            (Class::Chat, MessageId(7), origin)
+        );
+        assert_eq!(frames[1].class, Class::Ephemeral);
+        assert_eq!(frames[1].encoded(Encoding::Json), Encoding::Json.write(&frame(2)));
+    }
+
+    #[test]
+    fn a_payload_that_is_cut_or_of_another_kind_gives_what_can_be_read() {
+        let mut payload = Payload::default();
+        payload.add(Class::Chat, MessageId(1), None, &frame(1));
+        let first = payload.len_bytes();
+        payload.add(Class::Chat, MessageId(2), None, &frame(2));
+        let bytes = payload.freeze();
+        for cut in 0..bytes.len() {
+            assert_eq!(Frame::all(bytes.slice(..cut)).len(), usize::from(cut >= first), "{cut}");
+        }
+        let mut unknown = bytes.to_vec();
+        unknown[LENGTH_BYTES] = 99;
+        let frames = Frame::all(unknown.into());
+        assert_eq!(frames.iter().map(|frame| frame.id).collect::<Vec<_>>(), [MessageId(2)]);
+        assert!(Frame::all(Bytes::from_static(&[0, 0, 0, 1, 0])).is_empty(), "no header fits");
     }
 }

@@ -22,6 +22,9 @@ pub const PARTITION_CONVERSATIONS_MAX: usize = 4_096;
 /// Acknowledged sends that one partition's owner remembers for duplicates, besides those not yet in the store.
 pub const PARTITION_DUPLICATES_MAX: usize = 4_096;
 
+/// The same for those of the last seconds: a busy conversation has some thousand a second.
+pub const PARTITION_RECENT_DUPLICATES_MAX: usize = 131_072;
+
 /// The same, while the store takes nothing and none of them may be forgotten. Beyond it sends are refused.
 pub const PARTITION_DUPLICATES_UNWRITTEN_MAX: usize = 262_144;
 

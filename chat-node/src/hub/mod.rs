@@ -247,40 +247,46 @@ impl Hub {
 
 impl Receiver for Hub {
     fn deliver(&self, subjects: &[Subject], payload: Bytes) {
-        let Some(frame) = Frame::from_payload(payload) else { return };
-        let mut delivered = 0;
+        let frames = Frame::all(payload);
+        let mut counted = Count::default();
         for subject in subjects {
             let shard = self.shard(subject);
             let Some(entry) = shard.get(subject) else { continue };
-            match (subject, frame.class) {
-                (_, Class::Revoked) => revoke(&entry.group, &frame),
-                (Subject::Room(room), Class::Room) => {
+            match (subject, &frames[..]) {
+                (Subject::Room(room), [frame]) if frame.class == Class::Room => {
                     let batch = Arc::new(RoomFrame::new(*room, frame.clone()));
-                    entry.group.for_each(|outbox| {
-                        delivered += self.count(outbox.push_room(batch.clone()));
-                    });
+                    entry.group.for_each(|outbox| counted.add(outbox.push_room(batch.clone())));
                 }
+                (_, [frame]) if frame.class == Class::Revoked => revoke(&entry.group, frame),
                 _ => entry.group.for_each(|outbox| {
-                    // The connection that caused it got an answer instead.
-                    if outbox.connection != frame.origin {
-                        delivered += self.count(outbox.push(frame.clone()));
-                    }
+                    // The connection that caused one got an answer instead.
+                    let others = frames.iter().filter(|frame| outbox.connection != frame.origin);
+                    outbox.push_all(others.cloned(), |pushed| counted.add(pushed));
                 }),
             }
         }
-        self.counters.delivered.inc_by(delivered);
+        self.counters.delivered.inc_by(counted.delivered);
+        self.counters.dropped.inc_by(counted.dropped);
+        self.counters.overflowed.inc_by(counted.overflowed);
     }
 }
 
-impl Hub {
-    fn count(&self, pushed: Pushed) -> u64 {
+/// What became of the frames of one publication.
+#[derive(Default)]
+struct Count {
+    delivered: u64,
+    dropped: u64,
+    overflowed: u64,
+}
+
+impl Count {
+    fn add(&mut self, pushed: Pushed) {
         match pushed {
-            Pushed::Waiting => return 1,
-            Pushed::Dropped => _ = self.counters.dropped.inc(),
-            Pushed::Overflowed => _ = self.counters.overflowed.inc(),
+            Pushed::Waiting => self.delivered += 1,
+            Pushed::Dropped => self.dropped += 1,
+            Pushed::Overflowed => self.overflowed += 1,
             Pushed::Closed => {}
         }
-        0
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use ahash::HashSet;
 use chat_protocol::close::Close;
 use chat_protocol::encoding::Encoding;
 use chat_protocol::frame::ServerFrame;
@@ -20,6 +19,9 @@ pub const OUTBOX_ROOM_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes handed to a writer at once: its write buffer grows to about this, and stays.
 pub const WRITE_BYTES_MAX: usize = 16 * 1024;
+
+/// Room that an outbox makes at once for what may come.
+const TAKEN_RESERVED_MAX: usize = 128;
 
 /// Ids of live messages that an outbox remembers, so that the next inbox read does not send them again. Beyond it they
 /// are sent twice; a session asks for a read well before (see `LIVE_FRAMES_PER_READ` of the connection).
@@ -145,12 +147,51 @@ struct Waiting {
     live_bytes: usize,
     read_bytes: usize,
     room_bytes: usize,
+    /// Items of the last take.
+    taken_last: usize,
     /// Messages skipped in rooms none of whose batches wait.
     owed: Vec<(ConversationId, u64)>,
     /// Messages pushed since the last inbox read.
-    remembered: HashSet<MessageId>,
+    remembered: Remembered,
     end: Option<Close>,
     waker: Option<Waker>,
+}
+
+/// A set of ids. They are inserted with every frame and looked up only by reads of the inbox, so they are sorted then;
+/// they come nearly sorted.
+#[derive(Debug, Default)]
+struct Remembered {
+    ids: Vec<MessageId>,
+    is_sorted: bool,
+}
+
+impl Remembered {
+    fn insert(&mut self, id: MessageId) {
+        if self.ids.len() < REMEMBERED_MAX {
+            self.is_sorted = false;
+            self.ids.push(id);
+        }
+    }
+
+    fn contains(&mut self, id: MessageId) -> bool {
+        self.sort();
+        self.ids.binary_search(&id).is_ok()
+    }
+
+    fn forget_up_to(&mut self, safe: MessageId) {
+        self.sort();
+        let forgotten = self.ids.partition_point(|id| *id <= safe);
+        self.ids.drain(..forgotten);
+        // Idle connections must not hold a buffer.
+        self.ids.shrink_to(0);
+    }
+
+    fn sort(&mut self) {
+        if !std::mem::replace(&mut self.is_sorted, true) {
+            // Stable: its runs make it nearly linear here.
+            self.ids.sort();
+        }
+    }
 }
 
 impl Outbox {
@@ -161,25 +202,22 @@ impl Outbox {
 
     /// A frame that came over the bus, or an answer to a request.
     pub fn push(&self, frame: Arc<Frame>) -> Pushed {
+        let mut pushed = Pushed::Closed;
+        self.push_all(std::iter::once(frame), |one| pushed = one);
+        pushed
+    }
+
+    /// Frames that came together: one lock and one wake for all of them. Tells `pushed` what became of each.
+    pub fn push_all(
+        &self,
+        frames: impl IntoIterator<Item = Arc<Frame>>,
+        mut pushed: impl FnMut(Pushed),
+    ) {
         let mut waiting = self.lock();
-        if waiting.end.is_some() {
-            return Pushed::Closed;
+        for frame in frames {
+            pushed(waiting.push(frame));
         }
-        let bytes = frame.len_bytes();
-        if frame.class == Class::Ephemeral && waiting.bytes() + bytes > OUTBOX_EPHEMERAL_BYTES_MAX {
-            return Pushed::Dropped;
-        }
-        // One frame always fits: the largest is below the bound, and an empty outbox is no slow reader.
-        if waiting.live_bytes > 0 && waiting.live_bytes + bytes > OUTBOX_BYTES_MAX {
-            waiting.end_now(Close::Slow);
-            wake(waiting);
-            return Pushed::Overflowed;
-        }
-        waiting.live_bytes += bytes;
-        waiting.remember(&frame);
-        waiting.items.push_back(Item::Live(frame));
         wake(waiting);
-        Pushed::Waiting
     }
 
     /// A batch of a live room.
@@ -222,21 +260,26 @@ impl Outbox {
         self.lock().read_bytes
     }
 
-    /// Whether this message was pushed as a live frame or by a read, as far as is remembered.
-    pub fn has_sent(&self, id: MessageId) -> bool {
-        self.lock().remembered.contains(&id)
+    /// Keeps what was not pushed as a live frame or by a read, as far as is remembered. `message` names the message that
+    /// an entry tells of; what tells of none is kept.
+    pub fn retain_unsent<T>(
+        &self,
+        entries: &mut Vec<T>,
+        message: impl Fn(&T) -> Option<MessageId>,
+    ) {
+        let mut waiting = self.lock();
+        entries.retain(|entry| message(entry).is_none_or(|id| !waiting.remembered.contains(id)));
     }
 
     /// Notes that the client knows this message by what was pushed before.
     pub fn remember(&self, id: MessageId) {
-        self.lock().remember_id(id);
+        self.lock().remembered.insert(id);
     }
 
     /// Forgets messages that no later read asks for.
     pub fn forget_up_to(&self, safe: MessageId) {
         let mut waiting = self.lock();
-        waiting.remembered.retain(|id| *id > safe);
-        waiting.remembered.shrink_to(0);
+        waiting.remembered.forget_up_to(safe);
     }
 
     /// Ends the connection without what waits.
@@ -314,6 +357,29 @@ impl Waiting {
         self.live_bytes + self.read_bytes + self.room_bytes
     }
 
+    fn push(&mut self, frame: Arc<Frame>) -> Pushed {
+        if self.end.is_some() {
+            return Pushed::Closed;
+        }
+        let bytes = frame.len_bytes();
+        if frame.class == Class::Ephemeral && self.bytes() + bytes > OUTBOX_EPHEMERAL_BYTES_MAX {
+            return Pushed::Dropped;
+        }
+        // One frame always fits: the largest is below the bound, and an empty outbox is no slow reader.
+        if self.live_bytes > 0 && self.live_bytes + bytes > OUTBOX_BYTES_MAX {
+            self.end_now(Close::Slow);
+            return Pushed::Overflowed;
+        }
+        if self.items.is_empty() {
+            // As many as last time: a busy socket's queue need not grow step by step each time.
+            self.items.reserve(self.taken_last);
+        }
+        self.live_bytes += bytes;
+        self.remember(&frame);
+        self.items.push_back(Item::Live(frame));
+        Pushed::Waiting
+    }
+
     fn end_now(&mut self, close: Close) {
         self.end = Some(close);
         self.clear();
@@ -321,20 +387,14 @@ impl Waiting {
 
     fn clear(&mut self) {
         self.items = VecDeque::new();
-        self.remembered = HashSet::default();
+        self.remembered = Remembered::default();
         (self.live_bytes, self.read_bytes, self.room_bytes) = (0, 0, 0);
     }
 
     fn remember(&mut self, frame: &Frame) {
         // Other kinds are rare, and one of them says less surely that the client has what the entry leads to.
         if frame.tells_message && frame.id != MessageId::ZERO {
-            self.remember_id(frame.id);
-        }
-    }
-
-    fn remember_id(&mut self, id: MessageId) {
-        if self.remembered.len() < REMEMBERED_MAX {
-            self.remembered.insert(id);
+            self.remembered.insert(frame.id);
         }
     }
 
@@ -360,6 +420,7 @@ impl Waiting {
     }
 
     fn take(&mut self) -> VecDeque<Item> {
+        self.taken_last = self.items.len().min(TAKEN_RESERVED_MAX);
         if self.bytes() <= WRITE_BYTES_MAX {
             (self.live_bytes, self.read_bytes, self.room_bytes) = (0, 0, 0);
             return std::mem::take(&mut self.items);
@@ -399,6 +460,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    impl Outbox {
+        fn has_sent(&self, id: MessageId) -> bool {
+            let mut entries = vec![id];
+            self.retain_unsent(&mut entries, |id| Some(*id));
+            entries.is_empty()
+        }
+    }
 
     fn outbox() -> Outbox {
         Outbox::new(SessionId::random(), DeviceId::random())

@@ -54,11 +54,12 @@ struct Inbox(Mutex<Vec<Presence>>);
 
 impl Receiver for Inbox {
     fn deliver(&self, _subjects: &[Subject], payload: Bytes) {
-        let frame = Frame::from_payload(payload).expect("a frame");
-        assert_eq!(frame.class, Class::Ephemeral);
-        match Encoding::Json.read(&frame.encoded(Encoding::Json)) {
-            Ok(ServerFrame::Presence(presence)) => self.0.lock().unwrap().push(presence),
-            other => panic!("not a presence frame: {other:?}"),
+        for frame in Frame::all(payload) {
+            assert_eq!(frame.class, Class::Ephemeral);
+            match Encoding::Json.read(&frame.encoded(Encoding::Json)) {
+                Ok(ServerFrame::Presence(presence)) => self.0.lock().unwrap().push(presence),
+                other => panic!("not a presence frame: {other:?}"),
+            }
         }
     }
 }

@@ -15,8 +15,8 @@ use super::{Gateway, Session, jittered};
 use crate::delivery::{Class, Frame};
 use crate::hub::Item;
 
-/// Entries of one page.
-const PAGE_ENTRIES: usize = 200;
+/// Entries of one page: as many as a busy connection was sent since its last read. Pointers only, 56 bytes each.
+const PAGE_ENTRIES: usize = 2_048;
 /// Entries resolved at once: their rows are in memory together, with bodies of up to 448 KB.
 const CHUNK_ENTRIES: usize = 32;
 /// A chunk is cut here, so that a socket has to take it before the next is read.
@@ -143,6 +143,10 @@ impl Gateway {
         goal: Goal,
         page_end: MessageId,
     ) -> Result<Reached, Error> {
+        if session.unsent(entries).is_empty() {
+            session.queue(Vec::new(), goal, page_end);
+            return Ok(Reached::End);
+        }
         let chunks = entries.chunks(CHUNK_ENTRIES).collect::<Vec<_>>();
         for (index, chunk) in chunks.iter().enumerate() {
             if session.outbox.has_ended() || session.outbox.read_bytes() > WAITING_BYTES_MAX {
@@ -157,9 +161,6 @@ impl Gateway {
             if cut_at.is_some() {
                 return Ok(Reached::Socket);
             }
-        }
-        if chunks.is_empty() {
-            session.queue(Vec::new(), goal, page_end);
         }
         Ok(Reached::End)
     }
@@ -184,8 +185,7 @@ impl Gateway {
         entries: &[InboxEntry],
         bytes_max: usize,
     ) -> Result<(Vec<Arc<Frame>>, Option<MessageId>), Error> {
-        let unsent: Vec<InboxEntry> =
-            entries.iter().filter(|entry| !session.has_sent(entry)).copied().collect();
+        let unsent = session.unsent(entries);
         if session.reading().reads > 0 {
             self.parts.metrics.entries_repaired.inc_by(unsent.len() as u64);
         }
@@ -232,11 +232,17 @@ impl Session {
         jittered(Duration::from_millis(after_ms))
     }
 
-    fn has_sent(&self, entry: &InboxEntry) -> bool {
-        let id = entry.pointer.id;
-        let tells_a_message =
-            matches!(entry.pointer.kind, PointerKind::Message | PointerKind::Revision);
-        self.reading().extra.contains(&id) || (tells_a_message && self.outbox.has_sent(id))
+    /// Those of the entries that this connection was not sent.
+    fn unsent(&self, entries: &[InboxEntry]) -> Vec<InboxEntry> {
+        let reading = self.reading();
+        let mut unsent = entries.to_vec();
+        unsent.retain(|entry| !reading.extra.contains(&entry.pointer.id));
+        drop(reading);
+        self.outbox.retain_unsent(&mut unsent, |entry| match entry.pointer.kind {
+            PointerKind::Message | PointerKind::Revision => Some(entry.pointer.id),
+            PointerKind::Reaction | PointerKind::Conversation | PointerKind::Read => None,
+        });
+        unsent
     }
 
     /// Queues frames and, behind them, the cursor that they raise.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{Failure, OpenError};
@@ -15,11 +16,12 @@ const STATEMENTS_MAX: usize = 128;
 /// No value comes near this: a record of the log is at most 512 KB.
 const VALUE_BYTES_MAX: i32 = 16 << 20;
 
-/// Pages after which a commit moves the write-ahead log into the database: 16 MB.
-const LOG_PAGES: i64 = 4_096;
+/// Pages after which a commit moves the write-ahead log into the database: 64 MB. Under load the same pages are written
+/// again and again, and each move writes every one of them once.
+const LOG_PAGES: i64 = 16_384;
 
 /// The write-ahead log is cut to this after it grew, for example during a backup.
-const LOG_BYTES_MAX: i64 = 64 << 20;
+const LOG_BYTES_MAX: i64 = 128 << 20;
 
 /// The connection that writes; makes the file and its tables if they are not there.
 pub(super) fn writing(path: &Path, options: &Options) -> Result<Connection, OpenError> {
@@ -72,6 +74,8 @@ pub(super) fn memory(options: &Options) -> Result<Connection, OpenError> {
 fn configure(connection: &Connection, cache_bytes: u64) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection.set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
+    // Without this, every new value of a range makes SQLite plan the statement again.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // FULL: a commit is on the disk when it returns, also after a loss of power.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", false)?;

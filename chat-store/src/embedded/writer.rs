@@ -14,15 +14,14 @@ const COMMIT_REQUESTS_MAX: usize = 256;
 
 /// A request: runs its SQL, and is answered once its fate is known.
 trait Request: Send {
-    /// Runs the SQL, and says what went wrong.
+    /// Runs the SQL, and says what went wrong. May be called again after its transaction was rolled back.
     fn run(&mut self, connection: &Connection) -> Option<Error>;
     /// `Ok`: the transaction is committed.
     fn answer(self: Box<Self>, outcome: Result<(), Error>);
 }
 
 struct Pending<T, W> {
-    /// `None` once it has run.
-    work: Option<W>,
+    work: W,
     /// `None` until it has run.
     result: Option<Result<T, Error>>,
     sender: oneshot::Sender<Result<T, Error>>,
@@ -31,10 +30,10 @@ struct Pending<T, W> {
 impl<T, W> Request for Pending<T, W>
 where
     T: Send,
-    W: FnOnce(&Connection) -> Result<T, Failure> + Send,
+    W: Fn(&Connection) -> Result<T, Failure> + Send,
 {
     fn run(&mut self, connection: &Connection) -> Option<Error> {
-        let result = self.work.take()?(connection).map_err(Error::from);
+        let result = (self.work)(connection).map_err(Error::from);
         let error = result.as_ref().err().cloned();
         self.result = Some(result);
         error
@@ -72,12 +71,12 @@ impl Writer {
 
     pub(super) async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        work: impl Fn(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Error> {
         let stopped = || Error::Unavailable("the store has stopped: restart the node".into());
         let (sender, receiver) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(stopped)?;
-        let request = Pending { work: Some(work), result: None, sender };
+        let request = Pending { work, result: None, sender };
         requests.send(Box::new(request)).await.map_err(|_| stopped())?;
         receiver.await.map_err(|_| stopped())?
     }
@@ -120,7 +119,11 @@ fn write_all(
 
 /// Runs the requests in one transaction and answers them. `Err`: some of them met a store that does not work.
 fn commit(connection: &Connection, batch: &mut Vec<Box<dyn Request>>) -> Result<(), Error> {
-    let outcome = run_all(connection, batch).map_err(Error::from);
+    let outcome = match run_together(connection, batch) {
+        Ok(true) => Ok(None),
+        Ok(false) => run_apart(connection, batch).map_err(Error::from),
+        Err(failure) => Err(failure.into()),
+    };
     if outcome.is_err() && !connection.is_autocommit() {
         // If this fails too, the caller sees that the transaction is still there.
         drop(end(connection, "ROLLBACK"));
@@ -131,9 +134,23 @@ fn commit(connection: &Connection, batch: &mut Vec<Box<dyn Request>>) -> Result<
     outcome?.map_or(Ok(()), Err)
 }
 
+/// Runs the requests as one and commits. `false`: one of them failed, and all were rolled back. Without savepoints
+/// SQLite need not keep a copy of every page that a request changes.
+fn run_together(connection: &Connection, batch: &mut [Box<dyn Request>]) -> Result<bool, Failure> {
+    end(connection, "BEGIN IMMEDIATE")?;
+    if batch.iter_mut().any(|request| request.run(connection).is_some()) {
+        if !connection.is_autocommit() {
+            end(connection, "ROLLBACK")?;
+        }
+        return Ok(false);
+    }
+    end(connection, "COMMIT")?;
+    Ok(true)
+}
+
 /// Runs each request in a savepoint of its own, so that one that fails takes nothing else with it, and commits. The
 /// value is the first sign of a store that does not work in a transaction that was committed all the same.
-fn run_all(
+fn run_apart(
     connection: &Connection,
     batch: &mut [Box<dyn Request>],
 ) -> Result<Option<Error>, Failure> {

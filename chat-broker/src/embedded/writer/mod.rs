@@ -1,7 +1,7 @@
 //! The one thread that writes the file. It takes everything that waits and commits it in one transaction.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -16,6 +16,9 @@ use crate::broker::{AppendError, Error, Revision, Sequence};
 /// A transaction is cut here, so that the first of a long queue does not wait for the last.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 const GROUP_REQUESTS_MAX: usize = 4096;
+/// After a commit of so many requests the next one waits longer: there is much to gather.
+const BUSY_REQUESTS: usize = 64;
+const BUSY_INTERVALS: u32 = 4;
 /// Records that one purge removes in one transaction.
 const PURGE_RECORDS_MAX: usize = 500;
 /// Failed writes are told of this often.
@@ -150,6 +153,7 @@ struct Opened {
 pub(super) struct Writer {
     path: PathBuf,
     size_bytes_max: Option<u64>,
+    commit_interval: Duration,
     clock: Clock,
     /// `None` after a failure whose outcome is not known, until the file was opened and read again.
     opened: Option<Opened>,
@@ -164,6 +168,7 @@ impl Writer {
         let mut writer = Writer {
             path: path.to_owned(),
             size_bytes_max: options.size_bytes_max,
+            commit_interval: options.commit_interval,
             clock: options.clock.clone(),
             opened: None,
             told_at: None,
@@ -182,7 +187,14 @@ impl Writer {
 
     /// Until the queue is closed and empty.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut next_commit: Option<Instant> = None;
         while let Some(first) = requests.blocking_recv() {
+            if let Some(early) =
+                next_commit.and_then(|next| next.checked_duration_since(Instant::now()))
+            {
+                std::thread::sleep(early);
+            }
+            let began = Instant::now();
             let mut bytes = first.size();
             let mut group = vec![first];
             while bytes < GROUP_BYTES_MAX
@@ -192,6 +204,8 @@ impl Writer {
                 bytes += next.size();
                 group.push(next);
             }
+            let intervals = if group.len() < BUSY_REQUESTS { 1 } else { BUSY_INTERVALS };
+            next_commit = Some(began + self.commit_interval * intervals);
             self.handle(group);
         }
     }

@@ -159,6 +159,7 @@ pub(crate) struct Step {
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) server_cpu_seconds: Option<f64>,
+    pub(crate) server_share: f64,
     pub(crate) generator_share: f64,
     pub(crate) ended: u64,
     pub(crate) problem: Option<String>,
@@ -309,13 +310,15 @@ impl Fleet {
         let arrived_ns = self.drain(expected).await;
         let tally = self.tally.borrow();
         let elapsed = (spoken_ns.max(arrived_ns) - start_ns) as f64 / 1e9;
+        let server_cpu_seconds = server.cpu_seconds().zip(server_cpu).map(|(now, then)| now - then);
         Ok(Step {
             deliveries_per_second: tally.deliveries as f64 / elapsed,
             deliveries: tally.deliveries,
             missing: expected as i64 - tally.deliveries as i64,
             p50_ms: tally.latency.milliseconds(0.5),
             p99_ms: tally.latency.milliseconds(0.99),
-            server_cpu_seconds: server.cpu_seconds().zip(server_cpu).map(|(now, then)| now - then),
+            server_cpu_seconds,
+            server_share: server_cpu_seconds.unwrap_or_default() / elapsed,
             generator_share: (own_cpu_seconds() - own_cpu) / elapsed,
             ended: tally.ended,
             problem: tally.first_error.clone(),
@@ -390,11 +393,12 @@ pub(crate) async fn pause(schedule: &Schedule, now_ns: u64) {
 /// The context of every failure of a step.
 pub(crate) fn describe(step: &Step) -> String {
     format!(
-        "{:>10.0} deliveries/s  p50 {:>8.2} ms  p99 {:>8.2} ms  missing {}  generator {:.0} %{}",
+        "{:>10.0} deliveries/s  p50 {:>8.2} ms  p99 {:>8.2} ms  missing {}  server {:.0} %  generator {:.0} %{}",
         step.deliveries_per_second,
         step.p50_ms,
         step.p99_ms,
         step.missing,
+        step.server_share * 100.0,
         step.generator_share * 100.0,
         step.problem.as_deref().map(|p| format!("  {p}")).unwrap_or_default()
     )

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahash::HashMap;
 use chat_protocol::ConversationId;
@@ -11,6 +12,7 @@ use chat_protocol::id::MessageId;
 use chat_protocol::limits::RECORD_BYTES_MAX;
 use chat_protocol::record::{Change, Entry};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::super::command::{Action, Reply};
 use super::super::decide::{Answer, Decision, Memory, decide};
@@ -23,6 +25,11 @@ use prost::Message as _;
 
 /// Entries of one record: bounds how long one decision round holds the task.
 const ENTRIES_MAX: usize = 2_000;
+
+/// A record of this many entries was formed under load: the next begins no sooner than [`GATHER`] after it. Every record
+/// costs a commit, and a write to each socket it goes to.
+const BUSY_ENTRIES: usize = 16;
+const GATHER: Duration = Duration::from_millis(8);
 
 /// What an entry adds to a record besides its change: id, conversation and the tags.
 const ENTRY_OVERHEAD_BYTES: usize = 48;
@@ -63,6 +70,12 @@ impl Owner {
         if self.append.is_some() || self.ready.is_empty() || !self.locked().is_open() {
             return;
         }
+        if self.gathers_until.is_some_and(|until| Instant::now() < until)
+            && self.ready.len() < ENTRIES_MAX
+        {
+            return;
+        }
+        self.gathers_until = None;
         let mut batch = Batch { bytes: RECORD_OVERHEAD_BYTES, ..Batch::default() };
         while let Some(work) = self.ready.pop_front() {
             if let Some(work) = self.process(work, &mut batch) {
@@ -77,6 +90,9 @@ impl Owner {
         if !batch.units.is_empty() {
             let entries = batch.units.iter().map(|unit| (*unit.entry).clone()).collect();
             self.locked().batch(entries, now);
+            if batch.units.len() >= BUSY_ENTRIES {
+                self.gathers_until = Some(Instant::now() + GATHER);
+            }
             self.batch = Some(batch);
             self.send_append();
         } else if !self.ready.is_empty() {

@@ -56,6 +56,7 @@ impl Owner {
             }
         }
         let last = batch.units.len().saturating_sub(1);
+        let mut publications = Vec::with_capacity(batch.units.len());
         for (index, unit) in batch.units.into_iter().enumerate() {
             let id = unit.entry.message_id();
             let conversation = unit.rows.conversation_id;
@@ -66,9 +67,8 @@ impl Owner {
             );
             let elapsed = self.shared.clock.elapsed();
             let written = announces.then_some(id);
-            for publication in self.slots.hold(conversation, written, unit.publications, elapsed) {
-                self.publish(publication);
-            }
+            let free = self.slots.hold(conversation, written, unit.publications, elapsed);
+            publications.extend(free);
             if announces {
                 self.writing.hurry();
             }
@@ -81,6 +81,7 @@ impl Owner {
                 slot.tail.retain(|entry| entry.message_id() != id);
             }
         }
+        self.publish(publications);
     }
 
     /// The record is certainly not in the log, or this owner has ended: as if the commands had not been decided.

@@ -8,7 +8,7 @@ use chat_protocol::{ClientMessageId, ConversationId, MessageId, Millis, UserId};
 
 use crate::limits::{
     DUPLICATE_MEMORY_MS, FRESH_OWNER_MS, PARTITION_DUPLICATES_MAX,
-    PARTITION_DUPLICATES_UNWRITTEN_MAX,
+    PARTITION_DUPLICATES_UNWRITTEN_MAX, PARTITION_RECENT_DUPLICATES_MAX,
 };
 
 /// What names a send.
@@ -16,6 +16,10 @@ pub(super) type Key = (ConversationId, UserId, ClientMessageId);
 
 /// Clocks of gateways and owner may differ by this much.
 const CLOCK_DIFFERENCE_MS: u64 = 5_000;
+
+/// Sends are kept at least this long, even if they are many. Whoever forgets earlier than clocks may differ has to look
+/// every new send up in the store.
+const DUPLICATE_MEMORY_MIN_MS: u64 = 2 * CLOCK_DIFFERENCE_MS;
 
 pub(super) struct Duplicates {
     sent: HashMap<Key, (MessageId, u64)>,
@@ -69,9 +73,14 @@ impl Duplicates {
     /// Forgets what is old or too much, but nothing that is not in the store: `lowest_waiting` and above.
     pub(super) fn evict(&mut self, elapsed: Duration, lowest_waiting: Option<MessageId>) {
         while let Some((at, id, key)) = self.order.front() {
-            let old = elapsed.saturating_sub(*at) > Duration::from_millis(DUPLICATE_MEMORY_MS);
+            let age_ms = elapsed.saturating_sub(*at).as_millis() as u64;
             let written = lowest_waiting.is_none_or(|lowest| *id < lowest);
-            if !written || !(old || self.order.len() > PARTITION_DUPLICATES_MAX) {
+            let kept_max = match age_ms {
+                0..=DUPLICATE_MEMORY_MIN_MS => PARTITION_RECENT_DUPLICATES_MAX,
+                ..=DUPLICATE_MEMORY_MS => PARTITION_DUPLICATES_MAX,
+                _ => 0,
+            };
+            if !written || self.order.len() <= kept_max {
                 return;
             }
             // Memory is complete for what was received after the newest send forgotten, by this owner's own clocks.
@@ -81,5 +90,60 @@ impl Duplicates {
             self.sent.remove(key);
             self.order.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_800_000_000_000);
+
+    fn key() -> Key {
+        let [one, other] = [UserId::random(), UserId::random()];
+        (ConversationId::direct(one, other), one, ClientMessageId::random())
+    }
+
+    /// So many sends, one a millisecond, all in the store.
+    fn busy(count: u64) -> (Duplicates, Vec<Key>) {
+        let mut duplicates = Duplicates::new(NOW, Duration::ZERO, true);
+        let keys: Vec<Key> = (0..count).map(|_| key()).collect();
+        for (n, key) in keys.iter().enumerate() {
+            let elapsed = Duration::from_millis(n as u64);
+            duplicates.insert(*key, MessageId(n as u64 + 1), n as u64, elapsed);
+        }
+        (duplicates, keys)
+    }
+
+    #[test]
+    fn sends_of_the_last_seconds_are_kept_however_many_they_are() {
+        let count = 2 * PARTITION_DUPLICATES_MAX as u64;
+        let (mut duplicates, keys) = busy(count);
+        let elapsed = Duration::from_millis(count);
+        duplicates.evict(elapsed, None);
+        assert!(keys.iter().all(|key| duplicates.find(key).is_some()));
+        assert!(!duplicates.is_uncertain(NOW.plus(count), elapsed), "a new send needs no read");
+    }
+
+    #[test]
+    fn of_many_older_sends_some_are_forgotten_and_repeats_of_those_are_uncertain() {
+        let count = 2 * PARTITION_DUPLICATES_MAX as u64;
+        let (mut duplicates, keys) = busy(count);
+        let elapsed = Duration::from_millis(count + DUPLICATE_MEMORY_MIN_MS);
+        duplicates.evict(elapsed, None);
+        assert_eq!(duplicates.order.len(), PARTITION_DUPLICATES_MAX);
+        assert!(duplicates.find(&keys[0]).is_none());
+        assert!(duplicates.is_uncertain(NOW, elapsed));
+        let now = NOW.plus(elapsed.as_millis() as u64);
+        assert!(!duplicates.is_uncertain(now, elapsed), "a new send needs no read");
+    }
+
+    #[test]
+    fn what_is_not_in_the_store_is_never_forgotten() {
+        let (mut duplicates, keys) = busy(100);
+        let late = Duration::from_millis(10 * DUPLICATE_MEMORY_MS);
+        duplicates.evict(late, Some(MessageId(11)));
+        let kept = keys.iter().filter(|key| duplicates.find(key).is_some()).count();
+        assert_eq!(kept, 90);
     }
 }

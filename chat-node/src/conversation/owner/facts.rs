@@ -1,17 +1,27 @@
 //! Fetches what decisions lack. The conversation waits meanwhile, others go on.
 
+use std::collections::VecDeque;
+
 use chat_protocol::message::Message;
 use chat_protocol::{ConversationId, MessageId};
 use chat_store::{DuplicateRow, Store};
+use futures_util::future::join_all;
 
 use super::super::command::Action;
 use super::super::decide::Need;
 use super::super::state::{Loaded, State};
 use super::{Owner, Work, store_unavailable};
 
+/// Commands of one conversation whose rows are read together.
+const SENDS_TOGETHER_MAX: usize = 256;
+/// How far into the queue they are looked for.
+const QUEUE_LOOKED_AT_MAX: usize = 1_024;
+
 /// What came back, with the command that waits for it.
 pub(super) struct Fetched {
     work: Work,
+    /// Sends behind it in the same conversation, which have their facts too now.
+    behind: Vec<Work>,
     fact: Result<Fact, chat_store::Error>,
 }
 
@@ -28,25 +38,61 @@ impl Owner {
         let store = self.shared.store.clone();
         self.fetching.push(Box::pin(async move {
             let loaded = load(&*store, work.command.conversation_id).await;
-            Fetched { work, fact: loaded.map(|loaded| Fact::Conversation(Box::new(loaded))) }
+            let fact = loaded.map(|loaded| Fact::Conversation(Box::new(loaded)));
+            Fetched { work, behind: Vec::new(), fact }
         }));
     }
 
-    /// Reads one fact for this command.
+    /// Reads one fact for this command, and with a duplicate row those for the sends behind it: one after the other, a
+    /// busy conversation would get no further than a send per read while a fresh owner has to look each of them up.
     pub(super) fn fetch_fact(&mut self, work: Work, need: Need) {
         let store = self.shared.store.clone();
+        let behind = match need {
+            Need::Duplicate => self.take_sends_behind(&work),
+            Need::Message(_) | Need::Blocked(..) => Vec::new(),
+        };
         self.fetching.push(Box::pin(async move {
-            let fact = read(&*store, &work, need).await;
-            Fetched { work, fact }
+            let (fact, behind) = tokio::join!(
+                read(&*store, &work, need),
+                join_all(behind.into_iter().map(|work| with_duplicate(&*store, work)))
+            );
+            Fetched { work, behind, fact }
         }));
+    }
+
+    /// Takes the next commands of the same conversation out of the queue, up to the first that is no send.
+    fn take_sends_behind(&mut self, work: &Work) -> Vec<Work> {
+        let conversation = work.command.conversation_id;
+        let (mut sends, mut others) = (Vec::new(), VecDeque::new());
+        let mut looked_at = 0;
+        while looked_at < QUEUE_LOOKED_AT_MAX
+            && sends.len() < SENDS_TOGETHER_MAX
+            && let Some(next) = self.ready.pop_front()
+        {
+            looked_at += 1;
+            if next.command.conversation_id != conversation {
+                others.push_back(next);
+            } else if matches!(next.command.action, Action::Send(_)) {
+                sends.push(next);
+            } else {
+                others.push_back(next);
+                break;
+            }
+        }
+        others.append(&mut self.ready);
+        self.ready = others;
+        sends
     }
 
     /// The command is decided next; it still holds its conversation.
     pub(super) fn fetched(&mut self, fetched: Fetched) {
-        let Fetched { mut work, fact } = fetched;
+        let Fetched { mut work, behind, fact } = fetched;
         work.resumed = true;
         let id = work.command.conversation_id;
         let elapsed = self.shared.clock.elapsed();
+        let slot = self.slots.get(id, elapsed);
+        // They go on when this one lets go of the conversation, before those that came later.
+        behind.into_iter().rev().for_each(|work| slot.blocked.push_front(work));
         match fact {
             Ok(Fact::Conversation(loaded)) => {
                 self.slots.get(id, elapsed).state = Some(State::new(id, *loaded));
@@ -84,6 +130,14 @@ pub(super) async fn load(
     )?;
     let last_seq = newest.first().map_or(0, |message| message.seq);
     Ok(Loaded { row, members, marks, last_seq })
+}
+
+/// A send that finds no row in its way; without an answer it asks again when it is its turn.
+async fn with_duplicate(store: &dyn Store, mut work: Work) -> Work {
+    if let Ok(Fact::Duplicate(row)) = read(store, &work, Need::Duplicate).await {
+        work.facts.duplicate = Some(row);
+    }
+    work
 }
 
 async fn read(store: &dyn Store, work: &Work, need: Need) -> Result<Fact, chat_store::Error> {

@@ -162,6 +162,8 @@ pub struct Owner {
     /// The batch whose record is under way; none while a tick is.
     batch: Option<Batch>,
     append: Option<BoxFuture<'static, Settled>>,
+    /// No batch is formed before, so that a busy partition gathers more for each record.
+    gathers_until: Option<Instant>,
     /// Highest id of an accepted record.
     committed: MessageId,
     duplicates: Duplicates,
@@ -196,6 +198,7 @@ impl Owner {
             fetching: FuturesUnordered::new(),
             batch: None,
             append: None,
+            gathers_until: None,
             committed: MessageId::ZERO,
             housekeeping_rounds: 0,
         };
@@ -211,6 +214,7 @@ impl Owner {
         while !self.locked().is_over() {
             self.form_batch();
             self.write_more();
+            let gathers_until = self.gathers_until.filter(|_| !self.ready.is_empty());
             let room_flush = self.rooms.due();
             let write_due = self.writing.due();
             let receiving = self.ready.len() < PARTITION_QUEUE_MAX;
@@ -225,6 +229,7 @@ impl Owner {
                 () = tokio::time::sleep_until(room_flush.unwrap_or_else(Instant::now)), if room_flush.is_some() => {
                     self.rooms.flush(&*self.shared.bus);
                 }
+                () = tokio::time::sleep_until(gathers_until.unwrap_or_else(Instant::now)), if gathers_until.is_some() => {}
                 () = tokio::time::sleep_until(write_due.unwrap_or_else(Instant::now)), if write_due.is_some() => {}
                 count = self.commands.recv_many(&mut received, 256), if receiving => {
                     if count == 0 {
@@ -270,9 +275,8 @@ impl Owner {
         self.housekeeping_rounds += 1;
         let elapsed = self.shared.clock.elapsed();
         self.writing.answer_overdue(elapsed);
-        for publication in self.slots.release_overdue(elapsed) {
-            self.publish(publication);
-        }
+        let overdue = self.slots.release_overdue(elapsed);
+        self.publish(overdue);
         self.slots.evict(elapsed);
         let lowest_unwritten = self.locked().lowest_unwritten();
         self.duplicates.evict(elapsed, lowest_unwritten);

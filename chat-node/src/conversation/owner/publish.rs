@@ -16,10 +16,13 @@ use tokio::time::Instant;
 use super::super::rows;
 use super::super::state::State;
 use super::{Owner, Work};
-use crate::delivery::{Class, payload};
+use crate::delivery::{Class, Payload, payload};
 
 /// Messages of one live room that are published together at most.
 const ROOM_BATCH_MESSAGES_MAX: usize = 500;
+
+/// A payload takes no further frames once it is this large. Far below what a broker takes.
+const TOGETHER_BYTES_MAX: usize = 64 * 1024;
 
 /// Who is told what.
 pub(super) enum Publication {
@@ -93,15 +96,43 @@ pub(super) fn publications(
     })
 }
 
-impl Owner {
-    /// Publishes what follows from a committed entry.
-    pub(super) fn publish(&mut self, publication: Publication) {
-        match publication {
-            Publication::Users(users, class, id, origin, frame) => {
-                publish(&*self.shared.bus, &users, payload(class, id, origin, &frame));
-            }
-            Publication::Room(room, message) => self.rooms.add(room, *message, &*self.shared.bus),
+/// Publications for the same people, one behind the other, that go out as one.
+#[derive(Default)]
+pub(super) struct Together {
+    users: Arc<[UserId]>,
+    payload: Payload,
+}
+
+impl Together {
+    fn add(&mut self, bus: &dyn Bus, users: Arc<[UserId]>, add: impl FnOnce(&mut Payload)) {
+        if !Arc::ptr_eq(&self.users, &users) || self.payload.len_bytes() > TOGETHER_BYTES_MAX {
+            self.flush(bus);
+            self.users = users;
         }
+        add(&mut self.payload);
+    }
+
+    fn flush(&mut self, bus: &dyn Bus) {
+        if self.payload.len_bytes() > 0 {
+            publish(bus, &self.users, std::mem::take(&mut self.payload).freeze());
+        }
+    }
+}
+
+impl Owner {
+    /// Publishes what follows from committed entries, in this order.
+    pub(super) fn publish(&mut self, publications: impl IntoIterator<Item = Publication>) {
+        let bus = &*self.shared.bus;
+        let mut together = Together::default();
+        for publication in publications {
+            match publication {
+                Publication::Users(users, class, id, origin, frame) => {
+                    together.add(bus, users, |payload| payload.add(class, id, origin, &frame));
+                }
+                Publication::Room(room, message) => self.rooms.add(room, *message, bus),
+            }
+        }
+        together.flush(bus);
     }
 
     /// Tells the other members something that is not in the log.

@@ -29,9 +29,9 @@ use crate::limits::UNWRITTEN_BYTES_MAX;
 /// Entries of one write.
 const ENTRIES_MAX: usize = 1_000;
 
-/// Entries wait this long for others: a group's inbox row costs about the same for one message as for fifty. Cursors rise
-/// later by as much; nobody else waits for it.
-const WINDOW: Duration = Duration::from_millis(100);
+/// Writes begin at the same times in all partitions, this far apart, so that they share a commit; and a group's inbox
+/// row costs about the same for one message as for fifty. Cursors rise later by as much; nobody else waits for it.
+const WINDOW: Duration = Duration::from_millis(250);
 
 /// Delivery marks that wait; more come again from their devices.
 const MARKS_MAX: usize = 10_000;
@@ -122,7 +122,7 @@ impl Writing {
         }
         shared.unwritten_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.queue.push_back(Waiting { entry, rows, bytes, ends_record });
-        self.due.get_or_insert_with(|| Instant::now() + WINDOW);
+        self.due.get_or_insert_with(|| Instant::now() + until_next_window(shared.clock.elapsed()));
         if let Some(sequence) = ends_record {
             self.kept_to = sequence;
         }
@@ -236,6 +236,13 @@ impl Writing {
     }
 }
 
+/// From `elapsed` since the start of the process to the next common time of writing.
+fn until_next_window(elapsed: Duration) -> Duration {
+    let window_ns = WINDOW.as_nanos();
+    let past_ns = elapsed.as_nanos() % window_ns;
+    Duration::from_nanos((window_ns - past_ns) as u64)
+}
+
 impl Owner {
     /// Starts the next write, if none is under way and one is due.
     pub(super) fn write_more(&mut self) {
@@ -312,9 +319,8 @@ impl Owner {
             if let Some(slot) = self.slots.find(&conversation) {
                 slot.written(up_to);
             }
-            for publication in self.slots.release(conversation, up_to) {
-                self.publish(publication);
-            }
+            let released = self.slots.release(conversation, up_to);
+            self.publish(released);
         }
         while self.writing.answers.front().is_some_and(|first| first.id <= up_to) {
             if let Some(first) = self.writing.answers.pop_front() {
@@ -415,10 +421,10 @@ pub(super) async fn write(
     entries: Vec<(Arc<Entry>, EntryRows)>,
     checkpoint: Option<Checkpoint>,
 ) {
-    let writes = pack(entries.iter().map(|(_, rows)| rows.clone()).collect());
     let mut pause = FIRST_PAUSE;
     loop {
-        match shared.store.apply(partition, writes.clone(), checkpoint).await {
+        let writes = pack(entries.iter().map(|(_, rows)| rows.clone()).collect());
+        match shared.store.apply(partition, writes, checkpoint).await {
             Ok(()) => return,
             Err(chat_store::Error::Refused(_)) => break,
             Err(chat_store::Error::Unavailable(error)) => {

@@ -53,7 +53,7 @@ impl Heard {
     /// Frames to one user, without those for the node.
     fn frames_to(&self, user: UserId) -> Vec<ServerFrame> {
         let frames = self.to(Subject::User(user)).into_iter();
-        let frames = frames.map(|payload| Frame::from_payload(payload).unwrap());
+        let frames = frames.flat_map(Frame::all);
         let for_clients = frames.filter(|frame| frame.class != Class::Revoked);
         for_clients
             .map(|frame| Encoding::Json.read(&frame.encoded(Encoding::Json)).unwrap())
