@@ -143,7 +143,7 @@ pub trait Responder: Send + Sync {
 /// # Keys
 ///
 /// A small number of small values (leases, the store epoch, the platform's feature level), each with a revision;
-/// writes are compare-and-set. `get` may be stale; an accepted write proves that the revision it expected was the last
+/// writes are compare-and-set. What a key may be called and hold is in [`key`](crate::key). `get` may be stale; an accepted write proves that the revision it expected was the last
 /// one. A write or removal that ends with an error, or whose caller gave up, may have been made, or may be so later.
 ///
 /// A watch tells the latest entry of each key, in the order of revisions for each key, and never an older one after a

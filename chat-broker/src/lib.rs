@@ -6,6 +6,8 @@ pub mod broker;
 pub mod conformance;
 pub mod embedded;
 pub mod faulty;
+pub mod key;
+pub mod nats;
 pub mod subject;
 
 pub use broker::{

@@ -184,3 +184,17 @@ pub async fn an_entry_tells_when_it_was_written(broker: Arc<dyn Broker>) {
     assert!((250..60_000).contains(&apart), "written {between:?} apart, told as {apart} ms");
     assert!(times[0].0 > 1_700_000_000_000, "milliseconds since 1970");
 }
+
+/// So that a name means the same with every backend.
+pub async fn a_key_that_is_not_well_formed_is_refused(broker: Arc<dyn Broker>) {
+    let long = "k".repeat(257);
+    for key in ["", "*", ">", "a b", ".a", "a.", "a..b", "a*", "a\r\nb", "\u{e4}", &long] {
+        assert!(broker.put(key, Revision(0), bytes("value")).await.is_err(), "{key:?}");
+        assert!(broker.get(key).await.is_err(), "{key:?}");
+        assert!(broker.remove(key, Revision(1)).await.is_err(), "{key:?}");
+    }
+    let large = Bytes::from(vec![0; 64 * 1024 + 1]);
+    assert!(broker.put("large", Revision(0), large.clone()).await.is_err());
+    let fits = broker.put("large", Revision(0), large.slice(1..)).await.expect("put");
+    becomes(&*broker, "large", Some((fits.expect("written"), large.slice(1..)))).await;
+}

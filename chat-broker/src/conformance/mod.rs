@@ -54,7 +54,8 @@ macro_rules! broker_conformance {
                 keys_do_not_disturb_each_other,
                 a_removed_key_does_not_exist,
                 of_a_write_and_a_removal_at_the_same_revision_one_wins,
-                an_entry_tells_when_it_was_written;
+                an_entry_tells_when_it_was_written,
+                a_key_that_is_not_well_formed_is_refused;
             watch: a_watch_begins_with_what_there_is,
                 a_watch_tells_of_changes_as_they_happen,
                 a_watch_that_is_not_asked_keeps_the_latest,

@@ -44,7 +44,7 @@ impl Default for NatsOptions {
             tls: false,
             client_certificates: false,
             max_payload_bytes: 1024 * 1024,
-            store_bytes_max: 4 << 30,
+            store_bytes_max: 1 << 40,
         }
     }
 }
