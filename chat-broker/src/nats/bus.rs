@@ -1,8 +1,8 @@
 //! The bus: subjects of core NATS, on a connection of its own for each node, so that fan-out delays no append.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Message;
@@ -66,7 +66,9 @@ pub(super) struct NatsBus {
     /// Ends a subscription. Held while one is made, so that two calls for one subject do not cross.
     subscriptions: Mutex<HashMap<Subject, AbortHandle>>,
     new_subscriptions: mpsc::Sender<BoxStream<'static, Received>>,
-    servers: Mutex<HashMap<Subject, Server>>,
+    /// Each behind a lock of its own: to take over from a node that hangs takes a second, and a node takes over many
+    /// subjects at once.
+    servers: StdMutex<HashMap<Subject, Arc<Mutex<Option<Server>>>>>,
     /// Shared by all servers of this connection.
     serving: serve::Shared,
     /// Ends all tasks of the connection.
@@ -95,7 +97,7 @@ pub(super) async fn connect(
         publisher,
         subscriptions: Mutex::default(),
         new_subscriptions,
-        servers: Mutex::default(),
+        servers: StdMutex::default(),
         serving,
         _tasks: end.drop_guard(),
     })
@@ -151,6 +153,12 @@ impl NatsBus {
         self.connection.deadline()
     }
 
+    fn server_slot(&self, subject: Subject) -> Arc<Mutex<Option<Server>>> {
+        // One call on a map, so a panic leaves it whole. A node serves a fixed set of subjects, so it does not grow.
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.entry(subject).or_default().clone()
+    }
+
     /// Returns when the server knows of everything that was sent before.
     async fn settle(&self) -> Result<(), Error> {
         self.connection.settle().await.map_err(Error)
@@ -182,6 +190,7 @@ impl Bus for NatsBus {
             Ok(())
         };
         timeout_at(self.deadline(), subscribe).await.unwrap_or_else(|_| Err(late()))?;
+        // If this fails the subscription stays, and is made with the next connection; subscribing again is right.
         self.settle().await
     }
 
@@ -198,17 +207,19 @@ impl Bus for NatsBus {
     }
 
     async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error> {
-        let mut servers = self.servers.lock().await;
-        if let Some(earlier) = servers.remove(&subject) {
+        let slot = self.server_slot(subject);
+        let mut server = slot.lock().await;
+        if let Some(earlier) = server.take() {
             earlier.stop().await;
         }
-        let server = serve::start(&self.serving, subject, responder).await?;
-        servers.insert(subject, server);
+        *server = Some(serve::start(&self.serving, subject, responder).await?);
         Ok(())
     }
 
     async fn stop_serving(&self, subject: Subject) -> Result<(), Error> {
-        if let Some(server) = self.servers.lock().await.remove(&subject) {
+        let slot = self.server_slot(subject);
+        let server = slot.lock().await.take();
+        if let Some(server) = server {
             server.stop().await;
             self.settle().await?;
         }

@@ -41,6 +41,7 @@ pub(super) struct Log {
     connection: Connection,
     names: Names,
     payload_bytes_max: usize,
+    append_deadline: Duration,
     /// Bytes of appends that may be under way.
     room: Semaphore,
     room_bytes: usize,
@@ -66,6 +67,7 @@ impl Log {
             connection,
             names,
             payload_bytes_max: options.payload_bytes_max,
+            append_deadline: options.append_deadline,
             room: Semaphore::new(room_bytes),
             room_bytes,
         }
@@ -83,7 +85,7 @@ impl Log {
         {
             return Err(AppendError::TooLarge);
         }
-        let deadline = self.connection.deadline();
+        let deadline = Instant::now() + self.append_deadline;
         let unknown = |reason: &str| AppendError::Unknown(reason.to_owned());
         // One over the whole room takes all of it. A 0 would never wait.
         let bytes = (payload.len() + HEADER_BYTES_MAX).min(self.room_bytes) as u32;

@@ -122,6 +122,10 @@ fn check_server(connection: &Connection, options: &NatsOptions) -> Result<(), Op
     if !info.jetstream {
         return Err(OpenError::NoJetStream(options.shown_servers()));
     }
+    // A server alone takes a change of a stream's replicas without a word.
+    if options.replicas > 1 && info.cluster.is_none() {
+        return Err(OpenError::NoCluster(options.replicas));
+    }
     let needed = options.payload_bytes_max + MESSAGE_OVERHEAD_BYTES;
     if info.max_payload < needed {
         return Err(OpenError::SmallMessages { found: info.max_payload, needed });

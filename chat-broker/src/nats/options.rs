@@ -72,7 +72,10 @@ pub struct NatsOptions {
     pub payload_bytes_max: usize,
     /// Bytes of appends that may be under way. Further ones wait.
     pub appends_bytes_max: usize,
-    /// An append, a read or a write that is not answered by then has failed; of an append the outcome is unknown.
+    /// The outcome of an append that is not answered by then is unknown. Shorter than other deadlines: one that was sent to
+    /// a leader that died is never answered, and repeating it finds the next one.
+    pub append_deadline: Duration,
+    /// A read, or a write of a key, that is not answered by then has failed.
     pub deadline: Duration,
     /// How long opening tries while the servers elect their leaders.
     pub open_deadline: Duration,
@@ -97,6 +100,7 @@ impl Default for NatsOptions {
             keys_bytes_max: 64 << 20,
             payload_bytes_max: limits::RECORD_BYTES_MAX + 64 * 1024,
             appends_bytes_max: 64 << 20,
+            append_deadline: Duration::from_secs(2),
             deadline: Duration::from_secs(5),
             open_deadline: Duration::from_secs(30),
             publications_max: 16 * 1024,
@@ -205,6 +209,11 @@ pub enum OpenError {
         "JetStream is not enabled on the NATS servers at {0}. Enable it in their configuration."
     )]
     NoJetStream(String),
+    /// One server cannot keep several replicas.
+    #[error(
+        "The NATS server is not part of a cluster; {0} replicas need as many servers. Add servers, or set 1 replica."
+    )]
+    NoCluster(usize),
     /// A stream is there, but not as it should be.
     #[error("The stream {stream} cannot be used: {reason}")]
     Stream {

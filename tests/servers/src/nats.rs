@@ -258,6 +258,13 @@ impl Nats {
             .collect()
     }
 
+    /// How many messages one server received from clients since it started.
+    pub fn messages_received(&self, index: usize) -> u64 {
+        let answer = get(&self.members[index].monitor, "/varz").expect("the server answers /varz");
+        let answer: Value = serde_json::from_str(&answer).expect("/varz is JSON");
+        answer["in_msgs"].as_u64().expect("/varz tells in_msgs")
+    }
+
     fn with<T>(&self, index: usize, work: impl FnOnce(&mut Process) -> T) -> T {
         let mut process = self.members[index].process();
         work(process.as_mut().expect("set since the start"))
