@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_nats::Message;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, SelectAll};
+use futures_util::{Stream, StreamExt};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{Connection, RequestFailure};
+use super::connection::{Connection, RequestFailure, SUBSCRIPTION_MESSAGES_MAX};
 use super::options::NatsOptions;
 use super::publish::Publisher;
 use super::serve::{self, ERROR_HEADER, Server};
@@ -56,8 +57,8 @@ pub(super) struct Losses {
     pub(super) interruptions: AtomicU64,
 }
 
-/// An item of all subscriptions together.
-type Received = (Subject, Message);
+/// What waits of one subscription.
+type Received = (Subject, Vec<Message>);
 
 pub(super) struct NatsBus {
     connection: Connection,
@@ -85,7 +86,8 @@ pub(super) async fn connect(
     let addresses = Addresses { prefix: options.prefix.as_str().into() };
     let end = CancellationToken::new();
     let (new_subscriptions, added) = mpsc::channel(NEW_SUBSCRIPTIONS_MAX);
-    let task = receive(receiver.clone(), added);
+    // Without tokio's budget, which would cut what `drain` takes; it yields by itself.
+    let task = tokio::task::unconstrained(receive(receiver.clone(), added));
     tokio::spawn(end.clone().run_until_cancelled_owned(task));
     let task = tell_interruptions(connection.clone(), receiver, losses.clone());
     tokio::spawn(end.clone().run_until_cancelled_owned(task));
@@ -116,11 +118,37 @@ async fn receive(
                 Some(subscription) => all.push(subscription),
                 None => return,
             },
-            Some((subject, message)) = all.next() => {
-                receiver.deliver(&[subject], message.payload);
+            Some((subject, messages)) = all.next() => {
+                for message in messages {
+                    receiver.deliver(&[subject], message.payload);
+                }
+                tokio::task::yield_now().await;
             }
         }
     }
+}
+
+/// All that waits of a subscription at once: taken one by one, the messages of a busy subject would fall far behind those
+/// that came after them to other subjects.
+fn drain(
+    subject: Subject,
+    mut messages: impl Stream<Item = Message> + Send + Unpin + 'static,
+) -> BoxStream<'static, Received> {
+    let take = move |context: &mut Context<'_>| {
+        let mut waiting = Vec::new();
+        loop {
+            match messages.poll_next_unpin(context) {
+                Poll::Ready(Some(message)) => waiting.push(message),
+                Poll::Ready(None) if waiting.is_empty() => return Poll::Ready(None),
+                Poll::Pending if waiting.is_empty() => return Poll::Pending,
+                _ => return Poll::Ready(Some((subject, waiting))),
+            }
+            if waiting.len() >= SUBSCRIPTION_MESSAGES_MAX {
+                return Poll::Ready(Some((subject, waiting)));
+            }
+        }
+    };
+    futures_util::stream::poll_fn(take).boxed()
 }
 
 /// Tells the receiver when publications may have been lost.
@@ -183,8 +211,7 @@ impl Bus for NatsBus {
             let messages = self.connection.client.subscribe(address).await;
             let messages = messages.map_err(|error| Error(error.to_string()))?;
             let (handle, registration) = AbortHandle::new_pair();
-            let messages = messages.map(move |message| (subject, message));
-            let messages = Abortable::new(messages, registration).boxed();
+            let messages = drain(subject, Abortable::new(messages, registration));
             self.new_subscriptions.send(messages).await.map_err(|_| late())?;
             subscriptions.insert(subject, handle);
             Ok(())

@@ -25,7 +25,7 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
 /// Commands that wait for the connection. Appends have a limit of their own in bytes; publications, too.
 const COMMANDS_MAX: usize = 2048;
 /// Messages of one subscription that wait to be taken, before some are dropped.
-const SUBSCRIPTION_MESSAGES_MAX: usize = 16 * 1024;
+pub(super) const SUBSCRIPTION_MESSAGES_MAX: usize = 16 * 1024;
 
 /// What happened to the connection since it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
