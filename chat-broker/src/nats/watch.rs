@@ -373,6 +373,59 @@ impl Delivery {
 mod tests {
     use super::*;
 
+    fn known() -> Known {
+        Known { state: Mutex::default(), changed: Notify::new(), prefix: "lease.".to_owned() }
+    }
+
+    fn entry(revision: u64) -> Entry {
+        let value = Bytes::from(revision.to_string());
+        Entry { revision: Revision(revision), value, written_at: Millis(revision) }
+    }
+
+    fn take_all(known: &Known) -> Vec<Change> {
+        std::iter::from_fn(|| known.take()).collect()
+    }
+
+    fn keys(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_gone_after_an_interruption_is_told() {
+        let known = known();
+        let written = |key: &str, revision| {
+            let key = key.to_owned();
+            Change::Written { key, entry: entry(revision) }
+        };
+        for (key, sequence) in [("lease.1", 1), ("lease.2", 2), ("other", 3)] {
+            known.note(key, sequence, Some(entry(sequence)));
+        }
+        known.become_current(&keys(&["lease.1", "lease.2", "other"]));
+        let told = [written("lease.1", 1), written("lease.2", 2), Change::Current];
+        assert_eq!(take_all(&known), told);
+        for _ in 0..2 {
+            known.interrupt();
+        }
+        known.note("lease.2", 2, Some(entry(2)));
+        known.become_current(&keys(&["lease.2"]));
+        let gone = Change::Removed { key: "lease.1".to_owned() };
+        let told = [Change::Interrupted, gone, written("lease.2", 2), Change::Current];
+        assert_eq!(take_all(&known), told);
+    }
+
+    #[test]
+    fn a_replica_that_lags_takes_nothing_back() {
+        let known = known();
+        known.note("lease.1", 5, Some(entry(5)));
+        known.note("lease.1", 4, Some(entry(4)));
+        known.note("lease.1", 3, None);
+        known.note("lease.2", 6, Some(entry(6)));
+        known.note("lease.2", 7, None);
+        known.become_current(&keys(&["lease.1"]));
+        let one = Change::Written { key: "lease.1".to_owned(), entry: entry(5) };
+        assert_eq!(take_all(&known), [one, Change::Current], "and what came and went is not told");
+    }
+
     #[test]
     fn a_delivery_is_parsed_in_both_forms() {
         let wanted = Delivery { sequence: 7, delivered: 3, stored_at: Millis(5), pending: 2 };
