@@ -6,10 +6,12 @@ pub mod broker;
 pub mod conformance;
 pub mod embedded;
 pub mod faulty;
+pub mod key;
+pub mod nats;
 pub mod subject;
 
 pub use broker::{
-    AppendError, Broker, Bus, Entry, Error, Receiver, RequestError, Responder, Revision, Sequence,
-    StoredRecord,
+    AppendError, Broker, Bus, Change, Entry, Error, Receiver, RequestError, Responder, Revision,
+    Sequence, StoredRecord, WATCH_SILENCE_MAX, Watch,
 };
 pub use subject::Subject;

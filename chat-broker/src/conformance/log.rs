@@ -75,20 +75,42 @@ pub async fn of_concurrent_appends_with_the_same_expectation_one_wins(broker: Ar
                 let (broker, expected) = (broker.clone(), last);
                 let payload = Bytes::from(format!("{round}/{writer}"));
                 tokio::spawn(async move {
-                    (payload.clone(), broker.append(HERE, expected, payload).await)
+                    // Another one under way may leave this one in doubt.
+                    let mut doubt = false;
+                    loop {
+                        let result = broker.append(HERE, expected, payload.clone()).await;
+                        match result {
+                            Err(AppendError::Unknown(_)) => doubt = true,
+                            result => return (payload, result, doubt),
+                        }
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
                 })
             })
             .collect();
-        let mut won = Vec::new();
+        let (mut won, mut doubts) = (Vec::new(), Vec::new());
         for attempt in attempts {
             match attempt.await.expect("no panic") {
-                (payload, Ok(sequence)) => won.push((payload, sequence)),
-                (_, refused) => assert_eq!(refused, Err(AppendError::Refused)),
+                (payload, Ok(sequence), _) => won.push(StoredRecord { sequence, payload }),
+                (payload, Err(AppendError::Refused), doubt) => {
+                    doubts.extend(doubt.then_some(payload));
+                }
+                (_, Err(error), _) => panic!("round {round}: {error}"),
             }
         }
-        assert_eq!(won.len(), 1, "round {round}: {won:?}");
-        last = won[0].1;
-        winners.push(won.remove(0).0);
+        let mut behind = Vec::new();
+        eventually("the record behind the expected one", async || {
+            behind = broker.read_log(HERE, last, usize::MAX).await.expect("a page");
+            !behind.is_empty()
+        })
+        .await;
+        assert_eq!(behind.len(), 1, "round {round}: {behind:?}");
+        assert!(
+            won == behind || won.is_empty() && doubts.contains(&behind[0].payload),
+            "round {round}: {won:?}, {behind:?}"
+        );
+        last = behind[0].sequence;
+        winners.push(behind.remove(0).payload);
     }
     assert_eq!(payloads(&log_up_to(&*broker, HERE, last).await), winners);
 }
@@ -138,25 +160,27 @@ pub async fn an_append_whose_caller_gave_up_lands_at_most_once(broker: Arc<dyn B
         let attempt = broker.append(HERE, last, payload.clone());
         // Dropped at once, or a little later.
         let patience = Duration::from_micros(number * 20);
-        let given_up = tokio::time::timeout(patience, attempt).await;
+        let mut given_up = tokio::time::timeout(patience, attempt).await;
+        // The attempt that was given up may leave the next one in doubt.
+        while let Err(_) | Ok(Err(AppendError::Unknown(_))) = given_up {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            given_up = Ok(broker.append(HERE, last, payload.clone()).await);
+        }
         last = match given_up {
-            Ok(result) => result.expect("nobody else writes"),
-            Err(_) => match broker.append(HERE, last, payload.clone()).await {
-                Ok(sequence) => sequence,
-                Err(error) => {
-                    assert_eq!(error, AppendError::Refused, "the first attempt landed");
-                    let mut behind = None;
-                    eventually("the record behind the expected one", async || {
-                        let page = broker.read_log(HERE, last, 1).await.expect("a page");
-                        behind = page.first().cloned();
-                        behind.is_some()
-                    })
-                    .await;
-                    let behind = behind.expect("seen");
-                    assert_eq!(behind.payload, payload);
-                    behind.sequence
-                }
-            },
+            Ok(Ok(sequence)) => sequence,
+            refused => {
+                assert_eq!(refused, Ok(Err(AppendError::Refused)), "an earlier attempt landed");
+                let mut behind = None;
+                eventually("the record behind the expected one", async || {
+                    let page = broker.read_log(HERE, last, 1).await.expect("a page");
+                    behind = page.first().cloned();
+                    behind.is_some()
+                })
+                .await;
+                let behind = behind.expect("seen");
+                assert_eq!(behind.payload, payload);
+                behind.sequence
+            }
         };
         accepted.push(payload);
     }

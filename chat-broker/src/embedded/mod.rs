@@ -10,6 +10,7 @@ mod memory;
 mod options;
 mod reader;
 mod schema;
+mod watch;
 mod writer;
 
 use std::path::Path;
@@ -27,13 +28,10 @@ use self::bus::Hub;
 use self::file::FileLog;
 use self::memory::MemoryLog;
 use crate::broker::{
-    AppendError, Broker, Bus, Entry, Error, Receiver, Revision, Sequence, StoredRecord,
+    AppendError, Broker, Bus, Entry, Error, Receiver, Revision, Sequence, StoredRecord, Watch,
 };
+use crate::key;
 
-/// Longest key.
-pub const KEY_BYTES_MAX: usize = 256;
-/// Largest value of a key.
-pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// Most records that one `read_log` returns, however small they are.
 pub const PAGE_RECORDS_MAX: usize = 10_000;
 
@@ -75,16 +73,6 @@ impl EmbeddedBroker {
             log: Log::Memory(MemoryLog::new(&options)),
         }
     }
-}
-
-fn check_key(key: &str, value: &Bytes) -> Result<(), Error> {
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(Error(format!("a key must have 1 to {KEY_BYTES_MAX} bytes")));
-    }
-    if value.len() > VALUE_BYTES_MAX {
-        return Err(Error(format!("the value of {key} is over {VALUE_BYTES_MAX} bytes")));
-    }
-    Ok(())
 }
 
 #[async_trait]
@@ -136,6 +124,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        key::check(key)?;
         match &self.log {
             Log::File(file) => file.get(key).await,
             Log::Memory(memory) => Ok(memory.get(key)),
@@ -148,11 +137,26 @@ impl Broker for EmbeddedBroker {
         expected: Revision,
         value: Bytes,
     ) -> Result<Option<Revision>, Error> {
-        check_key(key, &value)?;
+        key::check_value(key, &value)?;
         match &self.log {
             Log::File(file) => file.put(key, expected, value).await,
             Log::Memory(memory) => Ok(memory.put(key, expected, value)),
         }
+    }
+
+    async fn remove(&self, key: &str, expected: Revision) -> Result<bool, Error> {
+        key::check(key)?;
+        match &self.log {
+            Log::File(file) => file.remove(key, expected).await,
+            Log::Memory(memory) => Ok(memory.remove(key, expected)),
+        }
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, Error> {
+        Ok(Box::new(match &self.log {
+            Log::File(file) => file.watch(prefix),
+            Log::Memory(memory) => memory.watch(prefix),
+        }))
     }
 
     async fn connect(&self, receiver: Arc<dyn Receiver>) -> Result<Arc<dyn Bus>, Error> {

@@ -5,3 +5,4 @@
 mod durability;
 mod embedded;
 mod faulty;
+mod nats;

@@ -1,0 +1,254 @@
+//! Answering requests, with one server for each subject.
+//!
+//! Core NATS would hand a request to every subscriber, so servers of a subject make room for each other: a new one asks the
+//! one before to stop, and begins when that has stopped, or does not answer. Two that begin at the same moment hear of each
+//! other; the one whose claim is older stops. Servers of two sides of a split network find each other in the same way when
+//! it is whole again. Until then, and for a moment in the other cases, a request may reach both; what they promise each
+//! other is the log's business.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::bus::Addresses;
+use super::connection::{Connection, RequestFailure};
+use crate::Subject;
+use crate::broker::{Error, Responder};
+
+/// On an answer that is none: why.
+pub(super) const ERROR_HEADER: &str = "Chat-Error";
+/// A server before this one that does not answer by then is taken for dead.
+const HANDOVER_MAX: Duration = Duration::from_secs(1);
+/// More servers of one subject than this are not asked to stop one by one.
+const HANDOVERS_MAX: usize = 4;
+
+/// Later claims win. Clocks of nodes agree to within seconds; the random part decides between equal times.
+type Claim = [u8; 16];
+
+fn new_claim() -> Claim {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+    let random: u64 = rand::random();
+    let mut claim = [0; 16];
+    claim[..8].copy_from_slice(&micros.to_be_bytes());
+    claim[8..].copy_from_slice(&random.to_be_bytes());
+    claim
+}
+
+/// What all servers of one connection share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    connection: Connection,
+    addresses: Addresses,
+    /// One permit for each request that is being answered.
+    requests: Arc<Semaphore>,
+    closed: CancellationToken,
+}
+
+impl Shared {
+    pub(super) fn new(
+        connection: &Connection,
+        addresses: &Addresses,
+        requests_max: usize,
+        closed: CancellationToken,
+    ) -> Shared {
+        Shared {
+            connection: connection.clone(),
+            addresses: addresses.clone(),
+            requests: Arc::new(Semaphore::new(requests_max.clamp(1, Semaphore::MAX_PERMITS))),
+            closed,
+        }
+    }
+}
+
+/// Serves a subject until it is stopped, or another server takes its place.
+pub(super) struct Server {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Returns when it takes no more requests. Those taken are still answered.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a server of the bus failed");
+        }
+    }
+}
+
+pub(super) async fn start(
+    shared: &Shared,
+    subject: Subject,
+    responder: Arc<dyn Responder>,
+) -> Result<Server, Error> {
+    let Shared { connection, addresses, .. } = shared;
+    stop_others(shared, &subject).await?;
+    let deadline = connection.deadline();
+    let subscribe = async |address: String| -> Result<Subscriber, Error> {
+        let subscribed = timeout_at(deadline, connection.client.subscribe(address)).await;
+        let subscribed = subscribed.map_err(|_| Error("not subscribed in time".to_owned()))?;
+        subscribed.map_err(|error| Error(error.to_string()))
+    };
+    let others = subscribe(addresses.servers(&subject)).await?;
+    let requests = subscribe(addresses.requests(&subject)).await?;
+    connection.settle().await.map_err(Error)?;
+    let stop = shared.closed.child_token();
+    let task = Task {
+        shared: shared.clone(),
+        subject,
+        responder,
+        claim: new_claim(),
+        requests,
+        others,
+        stop: stop.clone(),
+    };
+    task.tell_claim().await;
+    Ok(Server { stop, task: tokio::spawn(task.run()) })
+}
+
+/// Asks whoever serves the subject to stop, until nobody is left.
+async fn stop_others(shared: &Shared, subject: &Subject) -> Result<(), Error> {
+    for _ in 0..HANDOVERS_MAX {
+        let address = shared.addresses.servers(subject);
+        let deadline = Instant::now() + HANDOVER_MAX;
+        match shared.connection.request(address, None, Bytes::new(), deadline).await {
+            Ok(_) => {}
+            Err(RequestFailure::NoResponder) => return Ok(()),
+            Err(RequestFailure::Deadline) => {
+                tracing::info!(%subject, "the server before does not answer; it is replaced");
+                return Ok(());
+            }
+            Err(failure) => return Err(Error(failure.to_string())),
+        }
+    }
+    Ok(())
+}
+
+struct Task {
+    shared: Shared,
+    subject: Subject,
+    responder: Arc<dyn Responder>,
+    claim: Claim,
+    requests: Subscriber,
+    others: Subscriber,
+    stop: CancellationToken,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut state = self.shared.connection.state();
+        let mut reconnects = state.borrow_and_update().reconnects;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                message = self.others.next() => {
+                    let Some(message) = message else { return };
+                    if self.gives_way(&message) {
+                        return self.make_room(message).await;
+                    }
+                }
+                changed = state.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // While it was away another server may have begun, on the other side.
+                    let now = state.borrow_and_update().reconnects;
+                    if now != reconnects {
+                        reconnects = now;
+                        self.tell_claim().await;
+                    }
+                }
+                message = self.requests.next() => {
+                    let Some(message) = message else { return };
+                    if !self.answer(message).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a message of another server of the subject ends this one.
+    fn gives_way(&self, message: &Message) -> bool {
+        // A new server asks; one that has begun tells its claim.
+        message.reply.is_some() || message.payload[..] > self.claim[..]
+    }
+
+    async fn make_room(self, message: Message) {
+        let Task { shared, subject, requests, others, .. } = self;
+        // The server must not hand on requests when the other is told.
+        drop((requests, others));
+        tracing::debug!(%subject, "another server takes the place of this one");
+        if let Err(error) = shared.connection.settle().await {
+            tracing::debug!(error, "no answer to a server that takes over");
+            return;
+        }
+        if let Some(reply) = message.reply
+            && let Err(error) = shared.connection.client.publish(reply, Bytes::new()).await
+        {
+            tracing::debug!(%error, "no answer to a server that takes over");
+        }
+    }
+
+    async fn tell_claim(&self) {
+        let address = self.shared.addresses.servers(&self.subject);
+        let claim = Bytes::copy_from_slice(&self.claim);
+        let told = self.shared.connection.client.publish(address, claim);
+        match timeout_at(Instant::now() + HANDOVER_MAX, told).await {
+            Ok(Ok(())) => {}
+            // It is told again with the next connection.
+            Ok(Err(_)) | Err(_) => tracing::debug!("a server's claim was not told"),
+        }
+    }
+
+    /// Begins to answer a request. `false`: the server is to end.
+    async fn answer(&self, message: Message) -> bool {
+        let Some(reply) = message.reply else { return true };
+        let permit = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return false,
+            permit = self.shared.requests.clone().acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { return false };
+        let (responder, subject) = (self.responder.clone(), self.subject);
+        let client = self.shared.connection.client.clone();
+        let closed = self.shared.closed.clone();
+        // Bounded by the permit that it holds. It ends with the connection only where the answer has no way back.
+        tokio::spawn(async move {
+            let work = AssertUnwindSafe(responder.respond(subject, message.payload));
+            let answer = work.catch_unwind().await;
+            drop(permit);
+            if closed.is_cancelled() {
+                return;
+            }
+            let sent = match answer {
+                Ok(bytes) if bytes.len() <= client.max_payload() => {
+                    client.publish(reply, bytes).await
+                }
+                other => {
+                    let reason = match other {
+                        Ok(_) => "the answer is larger than a message may be",
+                        Err(_) => "the responder failed",
+                    };
+                    let mut headers = HeaderMap::new();
+                    headers.insert(ERROR_HEADER, reason);
+                    client.publish_with_headers(reply, headers, Bytes::new()).await
+                }
+            };
+            if let Err(error) = sent {
+                tracing::debug!(%error, "an answer was not sent");
+            }
+        });
+        true
+    }
+}
