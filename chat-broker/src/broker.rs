@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_protocol::Partition;
+use chat_protocol::{Millis, Partition};
 
 use crate::Subject;
 
@@ -14,7 +14,7 @@ use crate::Subject;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
-/// Revision of a key: grows with every write to it. 0 is "the key does not exist".
+/// Revision of a key: grows with every write to it, also past a removal. 0 is "the key does not exist".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
@@ -34,7 +34,35 @@ pub struct Entry {
     pub revision: Revision,
     /// The value.
     pub value: Bytes,
+    /// When it was written, by the broker's own clock: a node can compare its clock with it.
+    pub written_at: Millis,
 }
+
+/// What a [`Watch`] tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A key exists, with this entry.
+    Written {
+        /// Its name.
+        key: String,
+        /// Its latest entry; earlier ones may have been left out.
+        entry: Entry,
+    },
+    /// A key that was told of does not exist any more.
+    Removed {
+        /// Its name.
+        key: String,
+    },
+    /// Every key there is was told of. From here on changes follow as they happen, until the next `Interrupted`.
+    Current,
+    /// Changes may be missed from now on, and may have been for up to [`WATCH_SILENCE_MAX`]: the silence proves nothing.
+    /// Once the broker is back every key there is comes again, the removed ones as `Removed`, and then `Current`.
+    Interrupted,
+}
+
+/// A watch tells of its own interruption at the latest this long after the last moment at which it was not interrupted.
+/// Whoever draws conclusions from silence adds it to the silence they wait for.
+pub const WATCH_SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// What came of an append that was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +105,19 @@ pub enum RequestError {
 pub trait Receiver: Send + Sync {
     /// One publication, for those of its subjects that this receiver subscribed to. Never empty.
     fn deliver(&self, subjects: &[Subject], payload: Bytes);
+
+    /// Publications may have been lost since the last delivery: the connection broke and is back, or they came faster than
+    /// they were taken. Called from the same places as `deliver`, and like it must not block. A loss that the backend
+    /// cannot notice is not told.
+    fn interrupted(&self) {}
+}
+
+/// Tells of keys. See [`Broker::watch`].
+#[async_trait]
+pub trait Watch: Send {
+    /// The next change; waits for it. May be dropped and called again: nothing is lost by that. When the broker is closed
+    /// there is one `Interrupted`, and then silence.
+    async fn next(&mut self) -> Change;
 }
 
 /// Answers requests.
@@ -102,7 +143,11 @@ pub trait Responder: Send + Sync {
 /// # Keys
 ///
 /// A small number of small values (leases, the store epoch, the platform's feature level), each with a revision;
-/// writes are compare-and-set.
+/// writes are compare-and-set. `get` may be stale; an accepted write proves that the revision it expected was the last
+/// one. A write or removal that ends with an error, or whose caller gave up, may have been made, or may be so later.
+///
+/// A watch tells the latest entry of each key, in the order of revisions for each key, and never an older one after a
+/// newer one. What it has to tell is bounded by the number of keys, however slowly it is asked.
 ///
 /// # The bus
 ///
@@ -148,6 +193,14 @@ pub trait Broker: Send + Sync {
         expected: Revision,
         value: Bytes,
     ) -> Result<Option<Revision>, Error>;
+
+    /// Removes a key if its revision is `expected`. `false`: it was not, or there is no such key; nothing is removed. A key
+    /// that was removed does not exist: it can be written at revision 0.
+    async fn remove(&self, key: &str, expected: Revision) -> Result<bool, Error>;
+
+    /// Watches the keys that begin with `prefix` (all, if it is empty): first every key there is, then `Current`, then
+    /// changes as they happen.
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, Error>;
 
     /// A connection to the bus for one node. What it subscribes goes to `receiver` until it is dropped.
     async fn connect(&self, receiver: Arc<dyn Receiver>) -> Result<Arc<dyn Bus>, Error>;

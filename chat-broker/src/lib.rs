@@ -9,7 +9,7 @@ pub mod faulty;
 pub mod subject;
 
 pub use broker::{
-    AppendError, Broker, Bus, Entry, Error, Receiver, RequestError, Responder, Revision, Sequence,
-    StoredRecord,
+    AppendError, Broker, Bus, Change, Entry, Error, Receiver, RequestError, Responder, Revision,
+    Sequence, StoredRecord, WATCH_SILENCE_MAX, Watch,
 };
 pub use subject::Subject;

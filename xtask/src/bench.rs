@@ -12,6 +12,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::tools;
+
 /// No scenario takes longer; one that does has hung.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(600);
 /// What one gets to end by itself after SIGTERM.
@@ -126,10 +128,7 @@ impl Bench {
         // In one go: built apart, the two would ask for other features, and everything would be compiled twice.
         let programs = ["-p", "chat-client", "-p", "chat-node", "--bins"];
         build(root, &[&programs[..], &["--features", "chat-client/sqlite"]].concat())?;
-        let nats = target.join("tools").join("nats-server");
-        if needs(Target::Nats) {
-            build_nats(root, &nats)?;
-        }
+        let nats = if needs(Target::Nats) { tools::nats_server()? } else { PathBuf::new() };
         let directory = target.join("bench");
         fs::create_dir_all(&directory)?;
         let release = target.join("release");
@@ -225,13 +224,6 @@ fn nats_configuration(websocket: &str, plain: &str, log: &Path) -> String {
 fn build(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).args(["build", "--release", "--locked"]).args(arguments);
-    succeed(command)
-}
-
-fn build_nats(root: &Path, binary: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new("go");
-    command.current_dir(root.join("xtask").join("tools").join("nats-server"));
-    command.args(["build", "-o"]).arg(binary).arg("github.com/nats-io/nats-server/v2");
     succeed(command)
 }
 

@@ -1,4 +1,4 @@
-//! Automation of this repository: `cargo xtask test | ci | tidy | codegen | bench`.
+//! Automation of this repository: `cargo xtask test | tools | ci | tidy | codegen | bench`.
 
 mod bench;
 mod ci;
@@ -7,6 +7,7 @@ mod node;
 mod run;
 mod test;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ struct Arguments {
 enum Task {
     /// Set up what the tests need, and run all of them
     Test(test::Options),
+    /// Build the servers that tests run against
+    Tools,
     /// Everything that must pass before a change is merged
     Ci,
     /// Check what compilers do not: directions of calls, sizes, licences, left-overs
@@ -40,6 +43,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Test(options) => test::run(&options),
+        Task::Tools => tools::run(),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
         Task::Bench(options) => bench::run(options),

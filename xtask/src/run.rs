@@ -57,7 +57,12 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
 
 /// Whether a program is there.
 pub(crate) fn exists(program: &str) -> bool {
-    let mut command = command(program, &["--version"]);
+    exists_as(program, "--version")
+}
+
+/// Whether a program is there that tells its version when it is asked in this way.
+pub(crate) fn exists_as(program: &str, version: &str) -> bool {
+    let mut command = command(program, &[version]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }
 

@@ -1,6 +1,5 @@
 //! `cargo xtask test`: sets up what the tests need, then runs all of them.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::bail;
@@ -8,6 +7,7 @@ use clap::Args;
 
 use crate::node::Node;
 use crate::run::{cargo, command, exists, output, root, say, succeed, target};
+use crate::tools::{self, is_older};
 
 /// Which tests.
 #[derive(Args, Default)]
@@ -36,6 +36,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let browser = if options.no_browser { None } else { Some(set_up_browser()?) };
     require(PROGRAMS)?;
     if !options.only_node {
+        tools::run()?;
         succeed(&mut cargo(&["test", "--workspace", "--all-targets", "--locked"]))?;
     }
     if let Some(web) = &browser {
@@ -134,10 +135,4 @@ fn npm(arguments: &[&str]) -> Command {
     let mut npm = command("npm", arguments);
     npm.current_dir(web());
     npm
-}
-
-/// Missing counts as older than everything.
-fn is_older(file: &Path, than: &Path) -> bool {
-    let changed = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
-    changed(file).is_none_or(|time| changed(than).is_some_and(|than| time < than))
 }

@@ -6,6 +6,7 @@
 pub mod bus;
 pub mod keys;
 pub mod log;
+pub mod watch;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +51,14 @@ macro_rules! broker_conformance {
                 an_empty_value_is_a_value,
                 of_concurrent_writes_at_the_same_revision_one_wins,
                 no_increment_is_lost,
-                keys_do_not_disturb_each_other;
+                keys_do_not_disturb_each_other,
+                a_removed_key_does_not_exist,
+                of_a_write_and_a_removal_at_the_same_revision_one_wins,
+                an_entry_tells_when_it_was_written;
+            watch: a_watch_begins_with_what_there_is,
+                a_watch_tells_of_changes_as_they_happen,
+                a_watch_that_is_not_asked_keeps_the_latest,
+                a_watch_may_be_asked_in_vain;
             bus: a_publication_reaches_those_who_subscribed,
                 a_publication_reaches_several_nodes,
                 a_publication_to_many_subjects_arrives_once_for_each,

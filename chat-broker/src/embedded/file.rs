@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chat_protocol::Partition;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::options::{OpenError, Options};
 use super::reader::Readers;
 use super::schema;
+use super::watch::{KeyWatch, Source};
 use super::writer::{Request, Writer};
 use crate::broker::{AppendError, Entry, Error, Revision, Sequence, StoredRecord};
 
@@ -25,6 +26,8 @@ pub(super) struct FileLog {
     room: Arc<Semaphore>,
     room_bytes: usize,
     readers: Readers,
+    /// Told by the writer of every change of a key.
+    keys_changed: watch::Receiver<()>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -35,6 +38,7 @@ impl FileLog {
         schema::prepare(path)?;
         let (queue, requests) = mpsc::channel(options.queue_requests_max.max(1));
         let writer = Writer::open(path, options).map_err(|error| unavailable(error.to_string()))?;
+        let keys_changed = writer.keys_changed();
         let readers =
             Readers::open(path, options.readers).map_err(|error| unavailable(error.to_string()))?;
         let writer = std::thread::Builder::new()
@@ -52,6 +56,7 @@ impl FileLog {
             room: Arc::new(Semaphore::new(room_bytes)),
             room_bytes,
             readers,
+            keys_changed,
             writer: Some(writer),
         })
     }
@@ -87,6 +92,16 @@ impl FileLog {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Put { key: key.to_owned(), expected, value, answer }).await?;
         answered.await.unwrap_or_else(|_| Err(Error(WRITER_GONE.to_owned())))
+    }
+
+    pub(super) async fn remove(&self, key: &str, expected: Revision) -> Result<bool, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Remove { key: key.to_owned(), expected, answer }).await?;
+        answered.await.unwrap_or_else(|_| Err(Error(WRITER_GONE.to_owned())))
+    }
+
+    pub(super) fn watch(&self, prefix: &str) -> KeyWatch {
+        KeyWatch::new(Source::File(self.readers.clone()), prefix, self.keys_changed.clone())
     }
 
     pub(super) async fn purge(

@@ -1,14 +1,17 @@
 //! Logs and keys in memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use chat_protocol::{Millis, Partition};
+use tokio::sync::watch;
 
 use super::PAGE_RECORDS_MAX;
 use super::options::{Clock, Options};
+use super::watch::{KeyWatch, Source};
 use crate::broker::{AppendError, Entry, Revision, Sequence, StoredRecord};
 
 /// Counted for each record on top of its payload.
@@ -26,7 +29,7 @@ impl Stored {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     partitions: BTreeMap<u16, BTreeMap<Sequence, Stored>>,
     last_sequence: u64,
     bytes: u64,
@@ -39,10 +42,16 @@ impl State {
         let log = self.partitions.get(&partition.0);
         log.and_then(|log| log.last_key_value()).map_or(Sequence(0), |(sequence, _)| *sequence)
     }
+
+    fn revision_of(&self, key: &str) -> Revision {
+        self.keys.get(key).map_or(Revision(0), |entry| entry.revision)
+    }
 }
 
 pub(super) struct MemoryLog {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// Told of every change of a key.
+    keys_changed: watch::Sender<()>,
     size_bytes_max: u64,
     clock: Clock,
 }
@@ -50,15 +59,15 @@ pub(super) struct MemoryLog {
 impl MemoryLog {
     pub(super) fn new(options: &Options) -> MemoryLog {
         MemoryLog {
-            state: Mutex::default(),
+            state: Arc::default(),
+            keys_changed: watch::Sender::new(()),
             size_bytes_max: options.size_bytes_max.unwrap_or(u64::MAX),
             clock: options.clock.clone(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before anything that could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(super) fn append(
@@ -131,14 +140,47 @@ impl MemoryLog {
     }
 
     pub(super) fn put(&self, key: &str, expected: Revision, value: Bytes) -> Option<Revision> {
+        let written_at = (self.clock)();
         let mut state = self.state();
-        let current = state.keys.get(key).map_or(Revision(0), |entry| entry.revision);
-        if current != expected {
+        if state.revision_of(key) != expected {
             return None;
         }
         state.last_revision += 1;
         let revision = Revision(state.last_revision);
-        state.keys.insert(key.to_owned(), Entry { revision, value });
+        state.keys.insert(key.to_owned(), Entry { revision, value, written_at });
+        drop(state);
+        self.keys_changed.send_replace(());
         Some(revision)
     }
+
+    pub(super) fn remove(&self, key: &str, expected: Revision) -> bool {
+        let mut state = self.state();
+        if expected == Revision(0) || state.revision_of(key) != expected {
+            return false;
+        }
+        state.keys.remove(key);
+        drop(state);
+        self.keys_changed.send_replace(());
+        true
+    }
+
+    pub(super) fn watch(&self, prefix: &str) -> KeyWatch {
+        let source = Source::Memory(self.state.clone());
+        KeyWatch::new(source, prefix, self.keys_changed.subscribe())
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Every change is complete before anything that could panic.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The keys that begin with `prefix`.
+pub(super) fn keys(state: &Mutex<State>, prefix: &str) -> Vec<(String, Entry)> {
+    let state = lock(state);
+    let from_prefix = state.keys.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+    from_prefix
+        .take_while(|(key, _)| key.starts_with(prefix))
+        .map(|(key, entry)| (key.clone(), entry.clone()))
+        .collect()
 }

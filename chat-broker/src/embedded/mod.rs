@@ -10,6 +10,7 @@ mod memory;
 mod options;
 mod reader;
 mod schema;
+mod watch;
 mod writer;
 
 use std::path::Path;
@@ -27,7 +28,7 @@ use self::bus::Hub;
 use self::file::FileLog;
 use self::memory::MemoryLog;
 use crate::broker::{
-    AppendError, Broker, Bus, Entry, Error, Receiver, Revision, Sequence, StoredRecord,
+    AppendError, Broker, Bus, Entry, Error, Receiver, Revision, Sequence, StoredRecord, Watch,
 };
 
 /// Longest key.
@@ -153,6 +154,20 @@ impl Broker for EmbeddedBroker {
             Log::File(file) => file.put(key, expected, value).await,
             Log::Memory(memory) => Ok(memory.put(key, expected, value)),
         }
+    }
+
+    async fn remove(&self, key: &str, expected: Revision) -> Result<bool, Error> {
+        match &self.log {
+            Log::File(file) => file.remove(key, expected).await,
+            Log::Memory(memory) => Ok(memory.remove(key, expected)),
+        }
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, Error> {
+        Ok(Box::new(match &self.log {
+            Log::File(file) => file.watch(prefix),
+            Log::Memory(memory) => memory.watch(prefix),
+        }))
     }
 
     async fn connect(&self, receiver: Arc<dyn Receiver>) -> Result<Arc<dyn Bus>, Error> {

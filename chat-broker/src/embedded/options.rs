@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use chat_protocol::{Millis, limits};
 
-/// Tells the broker's wall-clock time. Only the age of records depends on it.
+/// Tells the broker's wall-clock time: for the age of records, and when a key was written.
 pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 
 /// What can be set of an embedded broker.
@@ -25,7 +25,7 @@ pub struct Options {
     pub readers: usize,
     /// Requests that one connection answers at a time. Further ones wait, as long as their deadline allows.
     pub requests_max: usize,
-    /// For the age of records.
+    /// For the age of records, and when a key was written.
     pub clock: Clock,
 }
 

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use chat_protocol::Partition;
+use chat_protocol::{Millis, Partition};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::Semaphore;
 
 use super::{PAGE_RECORDS_MAX, schema};
 use crate::broker::{Entry, Error, Revision, Sequence, StoredRecord};
 
+#[derive(Clone)]
 pub(super) struct Readers {
     connections: Arc<Mutex<Vec<Connection>>>,
     /// One permit for each connection.
@@ -85,18 +86,34 @@ impl Readers {
     pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         let key = key.to_owned();
         self.read(move |connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT revision, value FROM key WHERE name = ?1")?;
-            let entry = |row: &rusqlite::Row<'_>| {
-                Ok(Entry {
-                    revision: Revision(schema::unsigned(row, 0)?),
-                    value: Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?),
-                })
-            };
-            statement.query_row(params![key], entry).optional()
+            let mut statement = connection
+                .prepare_cached("SELECT revision, value, written_at_ms FROM key WHERE name = ?1")?;
+            statement.query_row(params![key], |row| entry(row, 0)).optional()
         })
         .await
     }
+
+    /// The keys that begin with `prefix`.
+    pub(super) async fn keys(&self, prefix: &str) -> Result<Vec<(String, Entry)>, Error> {
+        let prefix = prefix.to_owned();
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT name, revision, value, written_at_ms FROM key
+                 WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name",
+            )?;
+            let key = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, entry(row, 1)?));
+            statement.query_map(params![prefix], key)?.collect()
+        })
+        .await
+    }
+}
+
+fn entry(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        revision: Revision(schema::unsigned(row, column)?),
+        value: Bytes::copy_from_slice(row.get_ref(column + 1)?.as_blob()?),
+        written_at: Millis(schema::unsigned(row, column + 2)?),
+    })
 }
 
 fn range(partition: Partition, after: Sequence) -> [i64; 2] {

@@ -10,7 +10,7 @@ use super::options::OpenError;
 use crate::broker::Sequence;
 
 /// The newest format this version reads and writes, in `PRAGMA user_version`.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 2;
 
 /// In `PRAGMA application_id`: "ClLg". Tells the log from any other SQLite file.
 const APPLICATION_ID: i64 = 0x436c_4c67;
@@ -28,8 +28,19 @@ const SCHEMA: &str = "
     CREATE TABLE key (
         name TEXT PRIMARY KEY,
         revision INTEGER NOT NULL,
-        value BLOB NOT NULL
+        value BLOB NOT NULL,
+        written_at_ms INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+    -- One row: the last revision given to any key, so that none is given twice when keys are removed.
+    CREATE TABLE last_revision (revision INTEGER NOT NULL) STRICT;
+    INSERT INTO last_revision VALUES (0);
+";
+
+/// From format 1, whose keys had no time and were never removed.
+const FROM_1: &str = "
+    ALTER TABLE key ADD COLUMN written_at_ms INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE last_revision (revision INTEGER NOT NULL) STRICT;
+    INSERT INTO last_revision SELECT coalesce(max(revision), 0) FROM key;
 ";
 
 // Another process may hold the write lock for a moment, such as an operator's shell.
@@ -88,7 +99,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Makes sure that the file has the format of this version. An empty file gets it.
+/// Makes sure that the file has the format of this version. An empty file gets it; an older one is migrated.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
     let create = || -> rusqlite::Result<Option<OpenError>> {
         let mut connection = Connection::open(path)?;
@@ -97,9 +108,9 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
         match inspect(&transaction, path)? {
             Found::Log => return Ok(None),
             Found::Other(error) => return Ok(Some(error)),
-            Found::Nothing => {}
+            Found::Older => transaction.execute_batch(FROM_1)?,
+            Found::Nothing => transaction.execute_batch(SCHEMA)?,
         }
-        transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
         transaction.commit()?;
@@ -112,7 +123,8 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
 pub(super) fn check(path: &Path) -> Result<(), OpenError> {
     let found = open_reader(path).and_then(|connection| inspect(&connection, path));
     match found.map_err(|error| open_error(path, &error))? {
-        Found::Log => Ok(()),
+        // An older one is migrated when it is opened, also from a copy.
+        Found::Log | Found::Older => Ok(()),
         Found::Nothing => Err(OpenError::NotALog(path.to_owned())),
         Found::Other(error) => Err(error),
     }
@@ -121,6 +133,8 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
 enum Found {
     Nothing,
     Log,
+    /// A log of the format before this one.
+    Older,
     Other(OpenError),
 }
 
@@ -134,6 +148,7 @@ fn inspect(connection: &Connection, path: &Path) -> rusqlite::Result<Found> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application, found, tables) {
         (APPLICATION_ID, FORMAT, _) => Found::Log,
+        (APPLICATION_ID, 1, _) => Found::Older,
         (APPLICATION_ID, _, _) if found > FORMAT => {
             Found::Other(OpenError::Newer { path: path.to_owned(), found, known: FORMAT })
         }

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chat_protocol::{NodeId, Partition};
 
+use super::watch::FaultyWatch;
 use super::{Faults, bus, pause};
 use crate::broker::{
-    AppendError, Broker, Bus, Entry, Error, Receiver, Revision, Sequence, StoredRecord,
+    AppendError, Broker, Bus, Entry, Error, Receiver, Revision, Sequence, StoredRecord, Watch,
 };
 
 /// One node's way to the broker, with faults.
@@ -54,6 +55,29 @@ impl FaultyBroker {
         match fails {
             true => Err(Error("injected: read failed".to_owned())),
             false => Ok(missed),
+        }
+    }
+
+    /// Makes a write or removal of a key, with the faults drawn.
+    async fn write_key<T>(
+        &self,
+        write: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        let (delay, lost, answer_lost) = self.faults.draw(|draw| {
+            let delay = draw.delay(|rates| rates.put_delay);
+            let lost = draw.happens(|rates| rates.put_lost);
+            (delay, lost, draw.happens(|rates| rates.put_answer_lost))
+        });
+        self.check_connected()?;
+        pause(delay).await;
+        if lost {
+            return Err(Error("injected: write lost on its way".to_owned()));
+        }
+        let result = write.await;
+        self.check_connected()?;
+        match answer_lost {
+            true => Err(Error("injected: answer of a write lost".to_owned())),
+            false => result,
         }
     }
 
@@ -189,22 +213,18 @@ impl Broker for FaultyBroker {
         expected: Revision,
         value: Bytes,
     ) -> Result<Option<Revision>, Error> {
-        let (delay, lost, answer_lost) = self.faults.draw(|draw| {
-            let delay = draw.delay(|rates| rates.put_delay);
-            let lost = draw.happens(|rates| rates.put_lost);
-            (delay, lost, draw.happens(|rates| rates.put_answer_lost))
-        });
+        self.write_key(self.inner.put(key, expected, value)).await
+    }
+
+    async fn remove(&self, key: &str, expected: Revision) -> Result<bool, Error> {
+        self.write_key(self.inner.remove(key, expected)).await
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, Error> {
         self.check_connected()?;
-        pause(delay).await;
-        if lost {
-            return Err(Error("injected: write lost on its way".to_owned()));
-        }
-        let result = self.inner.put(key, expected, value).await;
-        self.check_connected()?;
-        match answer_lost {
-            true => Err(Error("injected: answer of a write lost".to_owned())),
-            false => result,
-        }
+        let inner = self.inner.watch(prefix).await?;
+        let broker = self.inner.clone();
+        Ok(Box::new(FaultyWatch::new(broker, &self.faults, self.node, prefix, inner)))
     }
 
     async fn connect(&self, receiver: Arc<dyn Receiver>) -> Result<Arc<dyn Bus>, Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +25,12 @@ impl Receiver for FaultyReceiver {
     fn deliver(&self, subjects: &[Subject], payload: Bytes) {
         if !self.closed.load(Ordering::SeqCst) && !self.faults.is_cut_off(self.node) {
             self.inner.deliver(subjects, payload);
+        }
+    }
+
+    fn interrupted(&self) {
+        if !self.closed.load(Ordering::SeqCst) {
+            self.inner.interrupted();
         }
     }
 }
@@ -98,6 +104,8 @@ pub(super) async fn connect(
         node,
         closed: closed.clone(),
     });
+    let weak: Weak<dyn Receiver> = Arc::downgrade(&(receiver.clone() as Arc<dyn Receiver>));
+    faults.note_receiver(node, weak);
     let inner = broker.connect(receiver).await?;
     Ok(Arc::new(FaultyBus { inner, faults: faults.clone(), node, held: Arc::default(), closed }))
 }

@@ -8,16 +8,19 @@
 
 mod broker;
 mod bus;
+mod watch;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chat_protocol::NodeId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::watch::Sender;
 
 use crate::Subject;
+use crate::broker::Receiver;
 
 pub use self::broker::FaultyBroker;
 
@@ -42,14 +45,18 @@ pub struct Rates {
     pub read_error: f64,
     /// A read takes a while.
     pub read_delay: f64,
-    /// A write of a key gets lost on its way: error, not written.
+    /// A write or removal of a key gets lost on its way: error, not made.
     pub put_lost: f64,
-    /// A key is written, the answer gets lost: error.
+    /// A key is written or removed, the answer gets lost: error.
     pub put_answer_lost: f64,
-    /// A write of a key takes a while before it is tried.
+    /// A write or removal of a key takes a while before it is tried.
     pub put_delay: f64,
     /// A purge fails without having removed anything.
     pub purge_error: f64,
+    /// A change that is watched is told a while later.
+    pub watch_delay: f64,
+    /// A watch is interrupted for a while, instead of telling a change.
+    pub watch_interrupted: f64,
     /// A publication to one subject reaches nobody.
     pub publish_lost: f64,
     /// A publication to one subject takes a while; later ones to that subject stay behind it.
@@ -91,6 +98,7 @@ impl Default for Settings {
 #[derive(Clone)]
 pub struct Faults {
     state: Arc<Mutex<State>>,
+    cut_off_changed: Arc<Sender<()>>,
 }
 
 struct State {
@@ -99,6 +107,8 @@ struct State {
     cut_off: BTreeSet<NodeId>,
     /// Which node was the last to serve a subject.
     servers: HashMap<Subject, NodeId>,
+    /// Of every connection to the bus, to tell it that it was cut off.
+    receivers: Vec<(NodeId, Weak<dyn Receiver>)>,
     injected: u64,
 }
 
@@ -111,8 +121,10 @@ impl Faults {
                 settings: Settings::default(),
                 cut_off: BTreeSet::new(),
                 servers: HashMap::new(),
+                receivers: Vec::new(),
                 injected: 0,
             })),
+            cut_off_changed: Arc::default(),
         }
     }
 
@@ -132,12 +144,31 @@ impl Faults {
     }
 
     /// Cuts a node off from the broker, or lets it back: nothing gets in or out. What has left it already may still land.
+    /// Once it is back, its receivers are told that they were interrupted.
     pub fn cut_off(&self, node: NodeId, cut_off: bool) {
         let mut state = self.state();
-        match cut_off {
-            true => state.cut_off.insert(node),
-            false => state.cut_off.remove(&node),
-        };
+        let mut back = Vec::new();
+        if cut_off {
+            state.cut_off.insert(node);
+        } else if state.cut_off.remove(&node) {
+            let of_node = state.receivers.iter().filter(|(of, _)| *of == node);
+            back.extend(of_node.filter_map(|(_, receiver)| receiver.upgrade()));
+        }
+        drop(state);
+        self.cut_off_changed.send_replace(());
+        for receiver in back {
+            receiver.interrupted();
+        }
+    }
+
+    fn watch_cut_off(&self) -> tokio::sync::watch::Receiver<()> {
+        self.cut_off_changed.subscribe()
+    }
+
+    fn note_receiver(&self, node: NodeId, receiver: Weak<dyn Receiver>) {
+        let mut state = self.state();
+        state.receivers.retain(|(_, receiver)| receiver.strong_count() > 0);
+        state.receivers.push((node, receiver));
     }
 
     /// Whether a node is cut off.

@@ -186,11 +186,38 @@ fn a_log_of_a_newer_version_is_left_alone() {
     let (_directory, path) = directory();
     drop(open(&path));
     let connection = rusqlite::Connection::open(&path).expect("SQLite");
-    connection.pragma_update(None, "user_version", 2).expect("written");
+    connection.pragma_update(None, "user_version", 3).expect("written");
     drop(connection);
     let error = EmbeddedBroker::open(&path, Options::default()).err().expect("refused");
     let text = error.to_string();
-    assert!(text.contains("was written by a newer version (format 2; this version reads up to 1)"));
+    assert!(text.contains("was written by a newer version (format 3; this version reads up to 2)"));
+}
+
+#[tokio::test]
+async fn a_log_of_the_format_before_is_migrated() {
+    let (_directory, path) = directory();
+    let broker = open(&path);
+    let records = append_some(&broker, HERE, 3).await;
+    let value = Bytes::from_static(b"value");
+    let first = broker.put("epoch", Revision(0), value.clone()).await.expect("put").expect("new");
+    drop(broker);
+    // As format 1 was.
+    let connection = rusqlite::Connection::open(&path).expect("SQLite");
+    let back = "DROP TABLE last_revision; ALTER TABLE key DROP COLUMN written_at_ms;";
+    connection.execute_batch(back).expect("made older");
+    connection.pragma_update(None, "user_version", 1).expect("written");
+    drop(connection);
+
+    for _ in 0..2 {
+        let broker = open(&path);
+        assert_eq!(log(&broker, HERE).await, records);
+        let entry = broker.get("epoch").await.expect("get").expect("the key");
+        assert_eq!((entry.revision, entry.value), (first, value.clone()));
+    }
+    let broker = open(&path);
+    assert_eq!(broker.remove("epoch", first).await, Ok(true));
+    let again = broker.put("epoch", Revision(0), value).await.expect("put").expect("written");
+    assert!(again > first, "no revision is given twice");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The fault-injecting wrapper keeps the contract, and injects what it is told to.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use chat_broker::conformance::Fixture;
 use chat_broker::embedded::EmbeddedBroker;
 use chat_broker::faulty::{Faults, FaultyBroker, Rates};
 use chat_broker::{
-    AppendError, Broker, Bus, Receiver, RequestError, Responder, Revision, Sequence, StoredRecord,
-    Subject,
+    AppendError, Broker, Bus, Change, Receiver, RequestError, Responder, Revision, Sequence,
+    StoredRecord, Subject,
 };
 use chat_protocol::{NodeId, Partition};
 
@@ -297,4 +298,104 @@ async fn an_owner_that_repeats_until_it_knows_writes_each_record_once() {
 async fn the_same_seed_gives_the_same_run() {
     assert_eq!(run_of_an_owner(7).await, run_of_an_owner(7).await);
     assert_ne!(run_of_an_owner(7).await, run_of_an_owner(8).await);
+}
+
+#[derive(Default)]
+struct Interruptions(Mutex<u32>);
+
+impl Receiver for Interruptions {
+    fn deliver(&self, _: &[Subject], _: Bytes) {}
+
+    fn interrupted(&self) {
+        *self.0.lock().expect("no panic") += 1;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_back_is_told_that_publications_were_lost() {
+    let cluster = Cluster::new(1);
+    let (one, two) = (Arc::new(Interruptions::default()), Arc::new(Interruptions::default()));
+    let _one = cluster.node(1).connect(one.clone()).await.expect("connected");
+    let _two = cluster.node(2).connect(two.clone()).await.expect("connected");
+    let told = || (*one.0.lock().expect("no panic"), *two.0.lock().expect("no panic"));
+    cluster.faults.cut_off(node(1), true);
+    assert_eq!(told(), (0, 0));
+    for _ in 0..2 {
+        cluster.faults.cut_off(node(1), false);
+        assert_eq!(told(), (1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_a_node_that_is_cut_off_is_interrupted_and_catches_up() {
+    let cluster = Cluster::new(1);
+    let (cut, other) = (cluster.node(1), cluster.node(2));
+    let key = |name: &str| name.to_owned();
+    let write = async |name: &str, expected| {
+        other.put(name, expected, byte(1)).await.expect("put").expect("written")
+    };
+    let one = write("one", Revision(0)).await;
+    let mut watch = cut.watch("").await.expect("a watch");
+    let first = watch.next().await;
+    assert!(matches!(&first, Change::Written { key, .. } if key == "one"), "{first:?}");
+    assert_eq!(watch.next().await, Change::Current);
+    cluster.faults.cut_off(node(1), true);
+    assert_eq!(watch.next().await, Change::Interrupted);
+    write("two", Revision(0)).await;
+    assert_eq!(other.remove("one", one).await, Ok(true));
+    let silence = tokio::time::timeout(SECOND * 100, watch.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    cluster.faults.cut_off(node(1), false);
+    let second = watch.next().await;
+    assert!(matches!(&second, Change::Written { key, .. } if key == "two"), "{second:?}");
+    assert_eq!(watch.next().await, Change::Removed { key: key("one") });
+    assert_eq!(watch.next().await, Change::Current);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_with_faults_converges() {
+    for seed in 0..20 {
+        let cluster = Cluster::new(seed);
+        let broker = cluster.node(1);
+        let mut watch = broker.watch("").await.expect("a watch");
+        let (mut known, mut current) = (BTreeMap::new(), false);
+        cluster.faults.set_rates(Rates {
+            watch_delay: 0.3,
+            watch_interrupted: 0.2,
+            ..Rates::default()
+        });
+        let mut apply = |change: Change| match change {
+            Change::Written { key, entry } => drop(known.insert(key, entry)),
+            Change::Removed { key } => assert!(known.remove(&key).is_some(), "seed {seed}: {key}"),
+            Change::Current => current = true,
+            Change::Interrupted => current = false,
+        };
+        for number in 0..200_u64 {
+            let name = format!("key.{}", number * 7919 % 13);
+            let revision = cluster.real.get(&name).await.expect("get").map(|entry| entry.revision);
+            match revision {
+                Some(revision) if number % 3 == 0 => {
+                    assert_eq!(cluster.real.remove(&name, revision).await, Ok(true));
+                }
+                revision => {
+                    let expected = revision.unwrap_or_default();
+                    cluster.real.put(&name, expected, byte(1)).await.expect("put").expect("new");
+                }
+            }
+            if let Ok(change) = tokio::time::timeout(SECOND / 10, watch.next()).await {
+                apply(change);
+            }
+        }
+        cluster.faults.clear();
+        while let Ok(change) = tokio::time::timeout(SECOND * 10, watch.next()).await {
+            apply(change);
+        }
+        assert!(current, "seed {seed}");
+        for number in 0..13 {
+            let name = format!("key.{number}");
+            let entry = cluster.real.get(&name).await.expect("get");
+            assert_eq!(known.get(&name), entry.as_ref(), "seed {seed}: {name}");
+        }
+        assert!(cluster.faults.injected() > 0, "seed {seed}");
+    }
 }

@@ -7,7 +7,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use chat_protocol::{Millis, Partition};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::options::{Clock, Options};
 use super::schema::{self, unsigned};
@@ -36,6 +36,11 @@ pub(super) enum Request {
         value: Bytes,
         answer: oneshot::Sender<Result<Option<Revision>, Error>>,
     },
+    Remove {
+        key: String,
+        expected: Revision,
+        answer: oneshot::Sender<Result<bool, Error>>,
+    },
     Purge {
         partition: Partition,
         up_to: Sequence,
@@ -49,7 +54,14 @@ pub(super) enum Request {
 enum Outcome {
     Append(Result<Sequence, AppendError>),
     Put(Option<Revision>),
+    Remove(bool),
     Purge(u64, bool),
+}
+
+impl Outcome {
+    fn changed_a_key(&self) -> bool {
+        matches!(self, Outcome::Put(Some(_)) | Outcome::Remove(true))
+    }
 }
 
 /// Why a transaction was not acknowledged.
@@ -77,7 +89,7 @@ impl Request {
         match self {
             Request::Append { payload, .. } => payload.len(),
             Request::Put { value, .. } => value.len(),
-            Request::Purge { .. } => 0,
+            Request::Remove { .. } | Request::Purge { .. } => 0,
         }
     }
 
@@ -90,6 +102,9 @@ impl Request {
             }
             (Request::Put { answer, .. }, Outcome::Put(revision)) => {
                 answer.send(Ok(revision)).ok();
+            }
+            (Request::Remove { answer, .. }, Outcome::Remove(removed)) => {
+                answer.send(Ok(removed)).ok();
             }
             (Request::Purge { answer, .. }, Outcome::Purge(count, more)) => {
                 answer.send(Ok((count, more))).ok();
@@ -113,6 +128,9 @@ impl Request {
                 answer.send(Err(error)).ok();
             }
             Request::Put { answer, .. } => {
+                answer.send(Err(error())).ok();
+            }
+            Request::Remove { answer, .. } => {
                 answer.send(Err(error())).ok();
             }
             Request::Purge { answer, .. } => {
@@ -155,6 +173,8 @@ pub(super) struct Writer {
     opened: Option<Opened>,
     /// When a failed write was last told of: writes may fail thousands of times a second.
     told_at: Option<Millis>,
+    /// For those who watch keys. They see the end of the writer when it is dropped.
+    keys_changed: watch::Sender<()>,
     #[cfg(test)]
     faults: tests::CommitFaults,
 }
@@ -167,11 +187,17 @@ impl Writer {
             clock: options.clock.clone(),
             opened: None,
             told_at: None,
+            keys_changed: watch::Sender::new(()),
             #[cfg(test)]
             faults: tests::CommitFaults::default(),
         };
         writer.reopen()?;
         Ok(writer)
+    }
+
+    /// Changes whenever a key does.
+    pub(super) fn keys_changed(&self) -> watch::Receiver<()> {
+        self.keys_changed.subscribe()
     }
 
     fn reopen(&mut self) -> rusqlite::Result<&mut Opened> {
@@ -293,6 +319,9 @@ impl Writer {
         faults.after_commit()?;
         opened.ends.lasts.extend(changed);
         opened.ends.highest = highest;
+        if outcomes.iter().any(Outcome::changed_a_key) {
+            self.keys_changed.send_replace(());
+        }
         Ok(outcomes)
     }
 }
@@ -314,6 +343,9 @@ impl Transaction<'_> {
             }
             Request::Put { key, expected, value, .. } => {
                 self.put(key, *expected, value).map(Outcome::Put)
+            }
+            Request::Remove { key, expected, .. } => {
+                self.remove(key, *expected).map(Outcome::Remove)
             }
             Request::Purge { partition, up_to, min_age, .. } => self
                 .purge(*partition, *up_to, *min_age)
@@ -339,10 +371,9 @@ impl Transaction<'_> {
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO record (id, appended_at_ms, payload) VALUES (?1, ?2, ?3)",
         )?;
-        let appended_at = i64::try_from(self.now.0).unwrap_or(i64::MAX);
         insert.execute(params![
             schema::row_id(partition, sequence),
-            appended_at,
+            signed(self.now.0),
             payload.as_ref()
         ])?;
         self.highest = sequence.0;
@@ -356,21 +387,32 @@ impl Transaction<'_> {
         expected: Revision,
         value: &Bytes,
     ) -> rusqlite::Result<Option<Revision>> {
-        let current: Option<u64> = self
-            .connection
-            .prepare_cached("SELECT revision FROM key WHERE name = ?1")?
-            .query_row([key], |row| unsigned(row, 0))
-            .optional()?;
-        if current.unwrap_or(0) != expected.0 {
+        if self.revision(key)? != expected.0 {
             return Ok(None);
         }
-        // There are few keys, and none is ever removed.
+        let revision = self
+            .connection
+            .prepare_cached("UPDATE last_revision SET revision = revision + 1 RETURNING revision")?
+            .query_row([], |row| unsigned(row, 0))?;
         let mut write = self.connection.prepare_cached(
-            "INSERT OR REPLACE INTO key (name, revision, value)
-             VALUES (?1, (SELECT coalesce(max(revision), 0) + 1 FROM key), ?2) RETURNING revision",
+            "INSERT OR REPLACE INTO key (name, revision, value, written_at_ms) VALUES (?1, ?2, ?3, ?4)",
         )?;
-        let revision = write.query_row(params![key, value.as_ref()], |row| unsigned(row, 0))?;
+        write.execute(params![key, signed(revision), value.as_ref(), signed(self.now.0)])?;
         Ok(Some(Revision(revision)))
+    }
+
+    fn remove(&self, key: &str, expected: Revision) -> rusqlite::Result<bool> {
+        if expected == Revision(0) || self.revision(key)? != expected.0 {
+            return Ok(false);
+        }
+        self.connection.prepare_cached("DELETE FROM key WHERE name = ?1")?.execute([key])?;
+        Ok(true)
+    }
+
+    fn revision(&self, key: &str) -> rusqlite::Result<u64> {
+        let mut read =
+            self.connection.prepare_cached("SELECT revision FROM key WHERE name = ?1")?;
+        Ok(read.query_row([key], |row| unsigned(row, 0)).optional()?.unwrap_or(0))
     }
 
     fn purge(
@@ -407,6 +449,11 @@ impl Transaction<'_> {
         }
         Ok((count as u64, count == PURGE_RECORDS_MAX))
     }
+}
+
+/// SQLite's integers have a sign.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
