@@ -6,6 +6,7 @@ use std::time::Duration;
 use scylla::client::session::Session;
 use scylla::statement::unprepared::Statement;
 use scylla::value::{CqlValue, Row};
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -16,13 +17,10 @@ use super::options::Options;
 /// with a semicolon at the end of a line, and do nothing the second time (`IF NOT EXISTS`).
 const MIGRATIONS: &[(&str, &str)] = &[("first", include_str!("migrations/0001_first.cql"))];
 
-/// Their ids are given: of two nodes that make them on an empty cluster at the same moment, both make the same table.
-/// Everything else is made under the lock.
-const BOOKKEEPING: &[&str] = &[
-    "CREATE TABLE IF NOT EXISTS schema_lock (one smallint PRIMARY KEY, owner uuid)
-     WITH id = 5b1f5e0a-6f0f-4d0e-9d4c-2f6a3a0c1e01",
-    "CREATE TABLE IF NOT EXISTS schema_version (one smallint, version int, title text, PRIMARY KEY (one, version))
-     WITH id = 5b1f5e0a-6f0f-4d0e-9d4c-2f6a3a0c1e02",
+/// What is there before the lock. Everything else is made under it.
+const BOOKKEEPING: &[(&str, &str)] = &[
+    ("schema_lock", "(one smallint PRIMARY KEY, owner uuid)"),
+    ("schema_version", "(one smallint, version int, title text, PRIMARY KEY (one, version))"),
 ];
 
 /// How often one who waits for the lock looks again.
@@ -45,8 +43,10 @@ impl Migrator<'_> {
         if self.is_present(migrations).await? {
             return Ok(());
         }
-        for table in BOOKKEEPING {
-            self.change(table).await?;
+        for (table, columns) in BOOKKEEPING {
+            let id = table_id(&self.options.keyspace, table);
+            let make = format!("CREATE TABLE IF NOT EXISTS {table} {columns} WITH id = {id}");
+            self.change(&make).await?;
         }
         // A node that holds the lock for longer than this renews it; so whoever waits sees progress or takes over.
         let end = Instant::now() + 10 * self.lock_time();
@@ -199,6 +199,15 @@ impl Migrator<'_> {
         let keyspace = self.options.keyspace.clone();
         OpenError::Schema { keyspace, reason: error.to_string() }
     }
+}
+
+/// The id of a table that is made without a lock: of two nodes that make it on an empty cluster at the same moment, both
+/// make the same one.
+fn table_id(keyspace: &str, table: &str) -> Uuid {
+    let digest = Sha256::new().chain_update(keyspace).chain_update(".").chain_update(table);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// The statements of a migration's text, without comments.

@@ -117,6 +117,8 @@ impl Cassandra {
             format!("-Djna.tmpdir={at}/tmp"),
             format!("-Dcassandra.storagedir={at}"),
             format!("-Dcassandra.logdir={at}/logs"),
+            // Otherwise it closes its output once it has started.
+            "-Dcassandra-foreground=yes".to_owned(),
             // The waits for gossip to settle are for large clusters.
             "-Dcassandra.skip_wait_for_gossip_to_settle=0".to_owned(),
             "-Dcassandra.ring_delay_ms=2000".to_owned(),
