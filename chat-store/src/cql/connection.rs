@@ -11,6 +11,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::NewSessionError;
 use scylla::policies::load_balancing::DefaultPolicy;
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::policies::timestamp_generator::MonotonicTimestampGenerator;
 use scylla::statement::{Consistency as Level, SerialConsistency};
 
@@ -27,11 +28,17 @@ pub(super) async fn connect(options: &Options) -> Result<Session, OpenError> {
         .token_aware(true)
         .permit_dc_failover(options.consistency == Consistency::Quorum)
         .build();
+    // A node that hangs keeps its connections for a while: what may be repeated asks another one before time is out.
+    let another = SimpleSpeculativeExecutionPolicy {
+        max_retry_count: 1,
+        retry_interval: Duration::from_millis(options.request_timeout_ms / 4),
+    };
     let profile = ExecutionProfile::builder()
         .consistency(level)
         .serial_consistency(Some(SerialConsistency::LocalSerial))
         .request_timeout(Some(Duration::from_millis(options.request_timeout_ms)))
         .load_balancing_policy(nearest)
+        .speculative_execution_policy(Some(Arc::new(another)))
         .build();
     let mut builder = SessionBuilder::new()
         .known_nodes(&options.contact_points)

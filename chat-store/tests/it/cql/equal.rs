@@ -238,9 +238,14 @@ async fn accounts_and_friends_read_the_same_from_both_stores() {
             }};
         }
         match random.random_range(0..9) {
-            0 => both!(async |s: &Arc<dyn Store>| {
-                s.create_account(accounts[one].clone(), device.clone()).await
-            }),
+            // Repeated only at once: much later it would be another device with the same id.
+            0 if theirs.account(user).await.unwrap().is_none() => {
+                for _ in 0..2 {
+                    both!(async |s: &Arc<dyn Store>| {
+                        s.create_account(accounts[one].clone(), device.clone()).await
+                    });
+                }
+            }
             1 => {
                 let (name, picture, status) =
                     (name(&mut random), name(&mut random), name(&mut random));

@@ -3,6 +3,7 @@
 mod conformance;
 mod equal;
 mod history;
+mod long;
 mod migration;
 mod outage;
 

@@ -1,4 +1,4 @@
-//! A database that is away, hangs, refuses, or loses a member.
+//! A database that is away, hangs, or refuses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use servers::cassandra::{Cassandra, CassandraOptions, DATACENTER};
 
 use super::Database;
 
-fn options(server: &Cassandra, copies: u32) -> Options {
+pub(super) fn options(server: &Cassandra, copies: u32) -> Options {
     Options {
         replication: BTreeMap::from([(DATACENTER.to_owned(), copies)]),
         request_timeout_ms: 2_000,
@@ -22,7 +22,7 @@ fn options(server: &Cassandra, copies: u32) -> Options {
 }
 
 /// Tries until it succeeds; every failure before must be `Unavailable`.
-async fn until_done(store: &dyn Store, write: &Write) -> u32 {
+pub(super) async fn until_done(store: &dyn Store, write: &Write) -> u32 {
     let end = Instant::now() + Duration::from_secs(120);
     let mut failures = 0;
     loop {
@@ -91,7 +91,11 @@ async fn a_store_that_was_away_or_hung_is_found_again_without_help() {
         }
     });
     assert_eq!(checkpoint.await.unwrap(), Ok(Checkpoint::default()), "no row, no checkpoint");
-    // What was acknowledged is there: Cassandra's commit log is written to the disk's cache before the answer.
+    // A database that is killed may lose the last seconds of what it acknowledged: that is what `durability_lag` says,
+    // and why whoever keeps the log writes it again.
+    assert!(store.durability_lag() >= Duration::from_secs(10));
+    let again = rows.iter().cloned().map(Write::Message).collect();
+    store.apply(Partition(0), again, None).await.unwrap();
     let found = store.history_after(id, MessageId::ZERO, 100).await.unwrap();
     let found: Vec<MessageId> = found.iter().map(|message| message.message_id).collect();
     assert_eq!(found, rows.iter().map(|row| row.message_id).collect::<Vec<_>>());
@@ -109,8 +113,10 @@ async fn content_that_no_database_takes_is_refused_and_not_tried_for_ever() {
     let refused = store.apply(Partition(0), vec![Write::Message(large)], None).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     // Refused by the database itself: keys have 64 KB at most.
-    let long = react(&small, small.sender_id, &"👍".repeat(20_000), ids.next_id(), false);
-    let refused = store.apply(Partition(0), vec![long], None).await;
+    let mut long = account("long");
+    long.profile.handle = "x".repeat(70_000);
+    let device = device(long.profile.user_id, NOW);
+    let refused = store.create_account(long, device).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     let mut late = message(id, ids.next_id(), 3, "an id after the year 2094");
     late.message_id = MessageId(u64::MAX);
@@ -166,55 +172,4 @@ async fn a_database_that_is_not_there_is_named_when_the_store_is_opened() {
     let error = CqlStore::open(options).await.err().unwrap();
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("check the addresses"), "{error}");
-}
-
-#[tokio::test]
-#[ignore = "long: starts a cluster of three; `cargo xtask test --long` runs it"]
-async fn a_cluster_of_three_works_on_without_any_one_of_them() {
-    let server = Cassandra::cluster(&CassandraOptions::default());
-    let store = CqlStore::open(options(&server, 3)).await.unwrap();
-    let id = group();
-    let mut ids = Ids::of(id);
-    let mut seq = 0;
-    for down in [None, Some(1), Some(2)] {
-        if let Some(down) = down {
-            server.kill(down);
-        }
-        for _ in 0..20 {
-            seq += 1;
-            let row = message(id, ids.next_id(), seq, "m");
-            until_done(&store, &Write::Message(row)).await;
-        }
-        let found = store.history_after(id, MessageId::ZERO, 100).await.unwrap();
-        assert_eq!(found.len() as u64, seq, "without member {down:?}");
-        // A lightweight transaction asks the quorum as well.
-        let account = account("three");
-        let device = device(account.profile.user_id, NOW);
-        let mut made = store.create_account(account.clone(), device.clone()).await;
-        for _ in 0..20 {
-            if made.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            made = store.create_account(account.clone(), device.clone()).await;
-        }
-        assert_eq!(made, Ok(true), "without member {down:?}");
-        if let Some(down) = down {
-            server.restart(down);
-            server.wait_until_up(down);
-        }
-    }
-    // Two of three are not there: no quorum, and a sentence that says so.
-    server.kill(1);
-    server.kill(2);
-    let row = Write::Message(message(id, ids.next_id(), seq + 1, "m"));
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        match store.apply(Partition(0), vec![row.clone()], None).await {
-            Err(Error::Unavailable(text)) if text.contains("too few nodes") => break,
-            Err(Error::Unavailable(_)) => assert!(Instant::now() < end, "never named"),
-            other => panic!("{other:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
