@@ -105,6 +105,26 @@ impl Failure {
         )
     }
 
+    /// Whether the last node that was asked could not be connected to: those before it had refused.
+    fn is_unreached(&self) -> bool {
+        let Failure::Request(failure) = self else { return false };
+        let unreached = |error: &RequestError| {
+            matches!(error, RequestError::EmptyPlan | RequestError::ConnectionPoolError(_))
+        };
+        match &**failure {
+            RequestFailure::Execution(error) => {
+                matches!(error, ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_))
+            }
+            RequestFailure::Pager(PagerExecutionError::NextPageError(
+                NextPageError::RequestFailure(error),
+            ))
+            | RequestFailure::NextRow(NextRowError::NextPageError(
+                NextPageError::RequestFailure(error),
+            )) => unreached(error),
+            _ => false,
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Failure::Request(failure) => match &**failure {
@@ -121,6 +141,8 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         let text = failure.text();
+        let few =
+            |text: &str| Error::Unavailable(format!("too few nodes of the store are up ({text})"));
         match &failure {
             Failure::Refused(_) => Error::Refused(text),
             Failure::Damaged(_) => Error::Unavailable(format!(
@@ -132,9 +154,8 @@ impl From<Failure> for Error {
                 Some(DbError::Unauthorized) => Error::Unavailable(format!(
                     "the store's user may not do this ({text}): grant it SELECT and MODIFY on the keyspace"
                 )),
-                Some(DbError::Unavailable { .. }) => {
-                    Error::Unavailable(format!("too few nodes of the store are up ({text})"))
-                }
+                Some(DbError::Unavailable { .. }) => few(&text),
+                None if failure.is_unreached() => few(&text),
                 _ => Error::Unavailable(text),
             },
         }

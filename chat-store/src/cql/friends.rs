@@ -60,7 +60,7 @@ impl Pair {
         Pair { low, high, friendship: Friendship::None, since: Millis(0), turn: 0 }
     }
 
-    fn from_side_of(&self, user: UserId) -> Friendship {
+    fn side_of(&self, user: UserId) -> Friendship {
         if user == self.low { self.friendship } else { mirror(self.friendship) }
     }
 
@@ -83,8 +83,8 @@ impl Inner {
         }
         loop {
             let present = self.pair(user, other).await?;
-            if present.from_side_of(user) != expected {
-                return Ok(present.from_side_of(user));
+            if present.side_of(user) != expected {
+                return Ok(present.side_of(user));
             }
             let from_low = if user == present.low { friendship } else { mirror(friendship) };
             let turn = present.turn + 1;
@@ -146,7 +146,7 @@ impl Inner {
         let [one, other] = pair.sides().map(|(user, other)| {
             let values = values![
                 pair.turn * 2 + 1,
-                number(pair.from_side_of(user)),
+                number(pair.side_of(user)),
                 bits(pair.since.0),
                 user.as_bytes(),
                 other.as_bytes(),
@@ -162,7 +162,7 @@ impl Inner {
         user: UserId,
         other: UserId,
     ) -> Result<Friendship, Failure> {
-        Ok(self.pair(user, other).await?.from_side_of(user))
+        Ok(self.pair(user, other).await?.side_of(user))
     }
 
     pub(super) async fn friends(
@@ -207,7 +207,7 @@ impl Inner {
         if pair.turn > 0 {
             self.settle(&pair).await?;
         }
-        Ok((pair.from_side_of(user), pair.since))
+        Ok((pair.side_of(user), pair.since))
     }
 
     pub(super) async fn set_block(

@@ -24,7 +24,7 @@ pub(super) enum Page {
 
 impl Page {
     /// The rest of the page after this message.
-    fn from(self, id: MessageId) -> Page {
+    fn rest(self, id: MessageId) -> Page {
         match self {
             Page::Before(_) => Page::Before(id),
             Page::After(_) => Page::After(id),
@@ -145,7 +145,7 @@ impl Inner {
             let ended = found.len() < missing;
             for columns in found {
                 rolled = Some(columns.rolled == Some(true));
-                rest = filling.page.from(message_id(columns.message_id));
+                rest = filling.page.rest(message_id(columns.message_id));
                 // An edit whose message is in another bucket must not move the page past what is there.
                 if let Some(message) = columns.message(place.conversation)? {
                     filling.page = rest;

@@ -13,8 +13,10 @@ use crate::row::{DuplicateRow, InboxPage};
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 const WEEK_MS: u64 = 7 * DAY_MS;
 
-/// Weeks after the present one that are looked into. Owners' clocks may be ahead, but not by that much; each costs a
-/// read only for a caller that asks for what lies in the future.
+/// Weeks that one read goes through, each costing a query: some more than are kept.
+const WEEKS_MAX: i64 = 200;
+
+/// Where the end of a read is no moment at all, it looks this far past the present: owners' clocks may be ahead.
 const WEEKS_AHEAD: i64 = 18;
 
 /// The week of a row: of its first id.
@@ -30,14 +32,20 @@ impl Inner {
         up_to: MessageId,
         limit: usize,
     ) -> Result<InboxPage, Failure> {
-        // Entries up to here are over, whether the database has removed them already or not.
-        let over_ms = self.now().since_2025().saturating_sub(INBOX_DAYS * DAY_MS);
+        // Entries up to here are over, whether the database has removed them already or not. A watermark is not ahead
+        // of its owner's clock: so this node's own clock, if it is, hides nothing.
+        let now = self.now().min(up_to.created_at());
+        let over_ms = now.since_2025().saturating_sub(INBOX_DAYS * DAY_MS);
         let above = above.max(MessageId((over_ms << 22).saturating_sub(1)));
         let mut builder = PageBuilder::new(above, up_to, limit);
         // Rows that begin before this end at or before `above`.
         let low = MessageId(above.0.saturating_sub(SPAN));
-        let present = bound(self.now().since_2025() / WEEK_MS);
-        for week in week(low)..=week(up_to).min(present + WEEKS_AHEAD) {
+        let first = week(low);
+        let last = match week(up_to) {
+            last if last - first <= WEEKS_MAX => last,
+            _ => bound(now.since_2025() / WEEK_MS) + WEEKS_AHEAD,
+        };
+        for week in first..=last {
             let values = values![user.as_bytes(), week, bound(low.0), bound(up_to.0)];
             let mut found = self
                 .executor

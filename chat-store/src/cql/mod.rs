@@ -26,6 +26,7 @@ mod presence;
 mod service;
 mod statements;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -73,10 +74,13 @@ struct Reads {
     messages: Coalesce<(ConversationId, Vec<MessageId>), Answer<Vec<Message>>>,
     conversation: Coalesce<ConversationId, Answer<Option<ConversationRow>>>,
     members: Coalesce<ConversationId, Answer<Vec<MemberRow>>>,
-    marks: Coalesce<ConversationId, Answer<std::collections::HashMap<UserId, (u64, u64)>>>,
+    marks: Coalesce<ConversationId, Answer<Marks>>,
     inbox: Coalesce<(UserId, MessageId, MessageId, usize), Answer<InboxPage>>,
     account: Coalesce<UserId, Answer<Option<Account>>>,
 }
+
+/// By user: read seq, delivered seq.
+type Marks = HashMap<UserId, (u64, u64)>;
 
 /// Shared by all who asked.
 type Answer<T> = Result<Arc<T>, Error>;

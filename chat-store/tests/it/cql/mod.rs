@@ -2,6 +2,7 @@
 
 mod conformance;
 mod equal;
+mod friends;
 mod history;
 mod long;
 mod migration;

@@ -82,6 +82,8 @@ async fn a_store_that_was_away_or_hung_is_found_again_without_help() {
     let checkpoint = Some(Checkpoint { sequence: 9, epoch: 1, ..Checkpoint::default() });
     let outcome = store.apply(Partition(0), vec![write.clone()], checkpoint).await;
     assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    let read = store.conversation(id).await;
+    assert!(matches!(read, Err(Error::Unavailable(_))), "{read:?}");
     server.restart(0);
     let checkpoint = tokio::spawn({
         let store = Arc::clone(&store);
