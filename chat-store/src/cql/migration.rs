@@ -23,12 +23,28 @@ const BOOKKEEPING: &[(&str, &str)] = &[
     ("schema_version", "(one smallint, version int, title text, PRIMARY KEY (one, version))"),
 ];
 
+/// Attempts of the whole, [`LOOK_AGAIN`] apart.
+const ATTEMPTS: u32 = 15;
+
 /// How often one who waits for the lock looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Brings the keyspace to the present schema, or waits until another node has.
 pub(super) async fn migrate(session: &Session, options: &Options) -> Result<(), OpenError> {
-    Migrator { session, options, owner: Uuid::new_v4() }.run(MIGRATIONS).await
+    let migrator = Migrator { session, options, owner: Uuid::new_v4() };
+    // A node that holds the lock for long renews it; so whoever waits sees progress or takes over.
+    let end = Instant::now() + 10 * migrator.lock_time();
+    let mut attempt = 1;
+    loop {
+        match migrator.run(MIGRATIONS, end).await {
+            // What another node has just made may be listed before it can be used; every step can be made again.
+            Err(OpenError::Schema { .. }) if attempt < ATTEMPTS && Instant::now() < end => {
+                attempt += 1;
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 struct Migrator<'a> {
@@ -38,7 +54,7 @@ struct Migrator<'a> {
 }
 
 impl Migrator<'_> {
-    async fn run(&self, migrations: &[(&str, &str)]) -> Result<(), OpenError> {
+    async fn run(&self, migrations: &[(&str, &str)], end: Instant) -> Result<(), OpenError> {
         self.make_keyspace().await?;
         if self.is_present(migrations).await? {
             return Ok(());
@@ -48,8 +64,6 @@ impl Migrator<'_> {
             let make = format!("CREATE TABLE IF NOT EXISTS {table} {columns} WITH id = {id}");
             self.change(&make).await?;
         }
-        // A node that holds the lock for longer than this renews it; so whoever waits sees progress or takes over.
-        let end = Instant::now() + 10 * self.lock_time();
         while !self.is_present(migrations).await? {
             if self.take_lock().await? {
                 let outcome = self.apply_all(migrations).await;

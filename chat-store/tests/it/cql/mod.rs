@@ -2,6 +2,7 @@
 
 mod conformance;
 mod equal;
+mod expiry;
 mod friends;
 mod history;
 mod long;
