@@ -1,11 +1,14 @@
-//! What is remembered: the store contract and its embedded backend.
+//! What is remembered: the store contract and its backends.
 //!
 //! [`Store`] is the contract; every backend passes the one suite in [`conformance`]. Tables are by query; nothing here
 //! decides anything.
 
 pub mod conformance;
+pub mod cql;
 pub mod embedded;
 pub mod faulty;
+mod packing;
+mod reactions;
 pub mod row;
 pub mod store;
 

@@ -18,6 +18,9 @@ pub(crate) struct Options {
     /// Only the tests that need a running node
     #[arg(long)]
     pub(crate) only_node: bool,
+    /// Also the tests that take minutes
+    #[arg(long)]
+    pub(crate) long: bool,
 }
 
 /// Programs that cannot be set up from here, and how a person gets them on Debian.
@@ -38,6 +41,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if !options.only_node {
         tools::run()?;
         succeed(&mut cargo(&["test", "--workspace", "--all-targets", "--locked"]))?;
+        if options.long {
+            // By the name of their module: measurements are ignored, too.
+            let ignored =
+                ["test", "--workspace", "--tests", "--locked", "--", "--ignored", "long::"];
+            succeed(&mut cargo(&ignored))?;
+        }
     }
     if let Some(web) = &browser {
         web.check()?;

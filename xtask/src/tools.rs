@@ -1,14 +1,15 @@
-//! `cargo xtask tools`: the servers that tests and measurements run against, built into `target/tools`.
+//! `cargo xtask tools`: the servers that tests and measurements run against, in `target/tools`.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
-use crate::run::{command, exists_as, root, say, succeed, target};
+use crate::run::{command, exists_as, output, root, say, succeed, target};
 
 /// Builds what is missing or older than its sources.
 pub(crate) fn run() -> anyhow::Result<()> {
     nats_server()?;
+    cassandra()?;
     Ok(())
 }
 
@@ -27,6 +28,53 @@ pub(crate) fn nats_server() -> anyhow::Result<PathBuf> {
     build.arg(&program).arg("github.com/nats-io/nats-server/v2").current_dir(module);
     succeed(&mut build)?;
     Ok(program)
+}
+
+/// Fetches Apache Cassandra with Maven, unless that is done. Its version is in `pom.xml`.
+pub(crate) fn cassandra() -> anyhow::Result<PathBuf> {
+    let pom = root().join("tests/servers/cassandra/pom.xml");
+    let directory = target().join("tools/cassandra");
+    // Written last: what was broken off is fetched again.
+    let done = directory.join("done");
+    if !is_older(&done, &pom) {
+        return Ok(directory);
+    }
+    install_java()?;
+    say("fetching Apache Cassandra; the first time this takes a minute or two");
+    let libraries = directory.join("lib");
+    if libraries.exists() {
+        std::fs::remove_dir_all(&libraries).context("remove the older Cassandra")?;
+    }
+    let mut fetch = command("mvn", &["--batch-mode", "--quiet", MAVEN_COPY]);
+    fetch.arg("--file").arg(pom).arg(format!("-DoutputDirectory={}", libraries.display()));
+    succeed(&mut fetch)?;
+    std::fs::write(done, "").context("note that Cassandra is there")?;
+    Ok(directory)
+}
+
+/// Maven's plugin that copies what a pom names.
+const MAVEN_COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
+
+/// Java and Maven, installed where that is possible.
+fn install_java() -> anyhow::Result<()> {
+    let how = "the tests' CQL server needs Java 17 and Maven; install them (Debian: apt-get install \
+               openjdk-17-jre-headless maven) and run this again";
+    let there = || exists_as("java", "-version") && exists_as("mvn", "--version");
+    if there() {
+        return Ok(());
+    }
+    let is_root = output(&mut command("id", &["-u"])).is_ok_and(|id| id.trim() == "0");
+    if !is_root || !exists_as("apt-get", "--version") {
+        bail!(how);
+    }
+    let install = ["install", "-y", "--no-install-recommends", "openjdk-17-jre-headless", "maven"];
+    let installed = succeed(&mut command("apt-get", &["update", "-q"])).and_then(|()| {
+        succeed(command("apt-get", &install).env("DEBIAN_FRONTEND", "noninteractive"))
+    });
+    match installed {
+        Ok(()) if there() => Ok(()),
+        _ => bail!(how),
+    }
 }
 
 /// Missing counts as older than everything.

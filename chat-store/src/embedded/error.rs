@@ -62,6 +62,12 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
+impl From<crate::packing::Damaged> for Failure {
+    fn from(damaged: crate::packing::Damaged) -> Failure {
+        Failure::Damaged(damaged.0)
+    }
+}
+
 impl From<ParseError> for Failure {
     fn from(error: ParseError) -> Failure {
         Failure::Damaged(error.to_string())

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::column::{blob, bound, conversation_id, message_id, ordered};
 use super::error::Failure;
-use super::packing::{PageBuilder, SPAN, pack, unpack};
+use crate::packing::{PageBuilder, SPAN, pack, unpack};
 use crate::row::{InboxPage, InboxRow};
 
 const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1_000;

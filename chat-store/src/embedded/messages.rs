@@ -1,9 +1,9 @@
 //! Messages with their revisions and reactions, and the answers to repeated sends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chat_protocol::limits::DUPLICATE_DAYS;
-use chat_protocol::message::{Message, Reaction, Reactions};
+use chat_protocol::message::{Message, Reactions};
 use chat_protocol::{Body, ClientMessageId, ConversationId, MessageId, UserId};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
@@ -11,6 +11,7 @@ use super::column::{
     bits, blob, bound, from_bits, message_id, ordered, pack_users, rows, unpack_users, user_id,
 };
 use super::error::Failure;
+use crate::reactions::Collected;
 use crate::row::{DuplicateRow, MessageRow, ReactionRow, RevisionRow};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -322,14 +323,6 @@ fn select_revisions(
     Ok(revisions)
 }
 
-/// The reactions on one message while its rows are read.
-#[derive(Default)]
-struct Collected {
-    version: MessageId,
-    /// Emoji → when it first appeared, and who reacts with it since when.
-    emoji: BTreeMap<String, (u64, Vec<(MessageId, UserId)>)>,
-}
-
 fn select_reactions(
     connection: &Connection,
     sql: &str,
@@ -342,28 +335,10 @@ fn select_reactions(
         let version = message_id(row.get(3)?);
         let first = from_bits(row.get(5)?);
         let of_message = collected.entry(message_id(row.get(0)?)).or_default();
-        of_message.version = of_message.version.max(version);
-        let (first_seen, users) =
-            of_message.emoji.entry(row.get(2)?).or_insert_with(|| (first, Vec::new()));
-        *first_seen = first.min(*first_seen);
-        if !row.get::<_, bool>(4)? {
-            users.push((version, user_id(row, 1)?));
-        }
+        let (emoji, removed) = (row.get(2)?, row.get(4)?);
+        of_message.add(user_id(row, 1)?, emoji, version, first, removed);
     }
     Ok(collected.into_iter().map(|(id, collected)| (id, collected.into())).collect())
-}
-
-impl From<Collected> for Reactions {
-    fn from(collected: Collected) -> Reactions {
-        let mut emoji: Vec<_> =
-            collected.emoji.into_iter().filter(|(_, (_, users))| !users.is_empty()).collect();
-        emoji.sort_by_key(|(_, (first, _))| *first);
-        let items = emoji.into_iter().map(|(emoji, (_, mut users))| {
-            users.sort();
-            Reaction { emoji, user_ids: users.into_iter().map(|(_, user)| user).collect() }
-        });
-        Reactions { version: collected.version, items: items.collect() }
-    }
 }
 
 fn merge(

@@ -19,7 +19,6 @@ mod inbox;
 mod messages;
 mod meta;
 mod options;
-mod packing;
 mod presence;
 mod readers;
 mod schema;

@@ -4,6 +4,7 @@
 
 mod backup;
 mod conformance;
+mod cql;
 mod expiry;
 mod faulty;
 mod full;

@@ -2,6 +2,7 @@
 //!
 //! Everything here blocks for a moment; a test may call it from async code.
 
+pub mod cassandra;
 pub mod nats;
 pub mod port;
 pub mod process;

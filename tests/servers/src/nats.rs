@@ -293,7 +293,7 @@ fn get(port: &Port, path: &str) -> Option<String> {
 }
 
 /// A certificate authority, and certificates of the servers and of a client.
-fn write_certificates(directory: &Path) {
+pub(crate) fn write_certificates(directory: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     let write = |name: &str, text: String| {
         std::fs::write(directory.join(name), text).expect("a certificate is written");

@@ -129,6 +129,11 @@ impl Process {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// The file it writes to.
+    pub fn log_path(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();

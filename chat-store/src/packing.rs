@@ -1,15 +1,18 @@
-//! Packed inbox rows: how pointers become bytes, and how overlapping rows become one page. No SQL here.
+//! Packed inbox rows: how pointers become bytes, and how overlapping rows become one page. The same in every backend.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use chat_protocol::{ConversationId, MessageId};
 
-use super::error::Failure;
 use crate::row::{INBOX_SPAN_MS, InboxEntry, InboxPage, Pointer, PointerKind};
 
+/// Bytes of a row that no version of this code has written.
+#[derive(Debug)]
+pub(crate) struct Damaged(pub(crate) String);
+
 /// The difference of two ids that lie [`INBOX_SPAN_MS`] apart: the time part of an id begins at bit 22.
-pub(super) const SPAN: u64 = INBOX_SPAN_MS << 22;
+pub(crate) const SPAN: u64 = INBOX_SPAN_MS << 22;
 
 /// Pointers in one row: bounds what a reader unpacks at a time.
 const POINTERS_MAX: usize = 1_024;
@@ -20,13 +23,13 @@ const NO_TARGET: u8 = 0x40;
 
 /// One row to store.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Packed {
-    pub(super) first_id: MessageId,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Packed {
+    pub(crate) first_id: MessageId,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// The same pointers in any packing give the same entries; each row spans at most [`SPAN`].
-pub(super) fn pack(pointers: &[Pointer]) -> Vec<Packed> {
+pub(crate) fn pack(pointers: &[Pointer]) -> Vec<Packed> {
     if !pointers.is_sorted() {
         let mut sorted = pointers.to_vec();
         sorted.sort();
@@ -74,7 +77,7 @@ fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
 }
 
 /// The pointers of one row.
-pub(super) fn unpack(first_id: MessageId, mut bytes: &[u8]) -> Result<Vec<Pointer>, Failure> {
+pub(crate) fn unpack(first_id: MessageId, mut bytes: &[u8]) -> Result<Vec<Pointer>, Damaged> {
     let mut pointers = Vec::new();
     let mut id = first_id.0;
     while !bytes.is_empty() {
@@ -91,26 +94,25 @@ pub(super) fn unpack(first_id: MessageId, mut bytes: &[u8]) -> Result<Vec<Pointe
     Ok(pointers)
 }
 
-fn kind(number: u8) -> Result<PointerKind, Failure> {
+fn kind(number: u8) -> Result<PointerKind, Damaged> {
     match number {
         1 => Ok(PointerKind::Message),
         2 => Ok(PointerKind::Revision),
         3 => Ok(PointerKind::Reaction),
         4 => Ok(PointerKind::Conversation),
         5 => Ok(PointerKind::Read),
-        _ => Err(Failure::Damaged(format!("an inbox pointer of kind {number}"))),
+        _ => Err(Damaged(format!("an inbox pointer of kind {number}"))),
     }
 }
 
-fn read_byte(bytes: &mut &[u8]) -> Result<u8, Failure> {
-    let (first, rest) = bytes
-        .split_first()
-        .ok_or_else(|| Failure::Damaged("an inbox row that ends too early".into()))?;
+fn read_byte(bytes: &mut &[u8]) -> Result<u8, Damaged> {
+    let (first, rest) =
+        bytes.split_first().ok_or_else(|| Damaged("an inbox row that ends too early".into()))?;
     *bytes = rest;
     Ok(*first)
 }
 
-fn read_number(bytes: &mut &[u8]) -> Result<u64, Failure> {
+fn read_number(bytes: &mut &[u8]) -> Result<u64, Damaged> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let byte = read_byte(bytes)?;
@@ -119,14 +121,14 @@ fn read_number(bytes: &mut &[u8]) -> Result<u64, Failure> {
             return Ok(number);
         }
     }
-    Err(Failure::Damaged("a number of an inbox row that is too long".into()))
+    Err(Damaged("a number of an inbox row that is too long".into()))
 }
 
 /// Makes a page of rows that arrive by increasing first id and may overlap.
 ///
 /// An entry is final once a row begins above its id: nothing that comes later can stand before it. Only final entries
 /// go onto the page, so it is complete up to its last one.
-pub(super) struct PageBuilder {
+pub(crate) struct PageBuilder {
     above: MessageId,
     up_to: MessageId,
     limit: usize,
@@ -137,14 +139,14 @@ pub(super) struct PageBuilder {
 }
 
 impl PageBuilder {
-    pub(super) fn new(above: MessageId, up_to: MessageId, limit: usize) -> PageBuilder {
+    pub(crate) fn new(above: MessageId, up_to: MessageId, limit: usize) -> PageBuilder {
         // A page without room would never end.
         let limit = limit.max(1);
         PageBuilder { above, up_to, limit, entries: Vec::new(), waiting: BinaryHeap::new() }
     }
 
     /// Takes note that no later row begins below this. `true`: the page is full, and no more rows are needed.
-    pub(super) fn begins(&mut self, first_id: MessageId) -> bool {
+    pub(crate) fn begins(&mut self, first_id: MessageId) -> bool {
         while self.cut_at().is_none()
             && self.waiting.peek().is_some_and(|Reverse(entry)| entry.pointer.id < first_id)
         {
@@ -154,13 +156,13 @@ impl PageBuilder {
     }
 
     /// Takes one row.
-    pub(super) fn add(&mut self, conversation_id: ConversationId, pointers: Vec<Pointer>) {
+    pub(crate) fn add(&mut self, conversation_id: ConversationId, pointers: Vec<Pointer>) {
         let wanted = pointers.into_iter().filter(|p| p.id > self.above && p.id <= self.up_to);
         self.waiting.extend(wanted.map(|pointer| Reverse(InboxEntry { pointer, conversation_id })));
     }
 
     /// The page; `waiting` is final as well if there are no more rows.
-    pub(super) fn finish(mut self, no_more_rows: bool) -> InboxPage {
+    pub(crate) fn finish(mut self, no_more_rows: bool) -> InboxPage {
         while no_more_rows && self.cut_at().is_none() && !self.waiting.is_empty() {
             self.finish_one();
         }
