@@ -174,12 +174,15 @@ mod tests {
     #[tokio::test]
     async fn a_query_goes_on_while_anyone_waits_and_ends_with_the_last() {
         let counted = Counted::new();
+        let running = counted.read(1);
+        settle().await;
         let (first, second) = (counted.read(1), counted.read(1));
         settle().await;
         first.abort();
+        running.abort();
         settle().await;
-        counted.gate.add_permits(1);
-        assert_eq!(second.await.unwrap(), 1);
+        counted.gate.add_permits(2);
+        assert_eq!(second.await.unwrap(), 2, "the one it shared with the first");
         let alone = counted.read(1);
         settle().await;
         alone.abort();
