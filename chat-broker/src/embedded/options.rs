@@ -39,7 +39,7 @@ impl Default for Options {
             queue_requests_max: 4096,
             queue_bytes_max: 64 * 1024 * 1024,
             size_bytes_max: None,
-            commit_interval: Duration::from_millis(3),
+            commit_interval: Duration::from_millis(4),
             payload_bytes_max: limits::RECORD_BYTES_MAX + 64 * 1024,
             readers: 2,
             requests_max: 8192,

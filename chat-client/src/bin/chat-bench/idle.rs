@@ -17,6 +17,8 @@ use crate::report::{Mark, Report};
 
 const CONNECTIONS: usize = 19_000;
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+/// Each portion says hello before the next connects: a server waits for a hello only so long.
+const CONNECTED_AT_ONCE: usize = 500;
 /// Heartbeats are spread evenly over their interval, in this many portions.
 const PORTIONS: usize = 500;
 
@@ -53,17 +55,19 @@ pub(crate) async fn run(options: &Options, server: &Server) -> anyhow::Result<Re
 
     let (shared, counts, mut tasks) = (Shared::new(), Rc::new(Counts::default()), JoinSet::new());
     let address = chat::address(server);
-    let connected = concurrently(count, |_| {
-        let (address, shared) = (address.clone(), Rc::clone(&shared));
-        async move { link::connect(&address, &shared).await }
-    })
-    .await?;
     let mut links: Vec<Rc<Link>> = Vec::with_capacity(count);
-    for ((link, incoming), account) in connected.into_iter().zip(&accounts) {
-        let quiet = Quiet(Rc::clone(&counts));
-        tasks.spawn_local(link::receive(incoming, Rc::clone(&link), Rc::clone(&shared), quiet));
-        chat::hello(&link, &account.token, None);
-        links.push(link);
+    for accounts in accounts.chunks(CONNECTED_AT_ONCE) {
+        let connected = concurrently(accounts.len(), |_| {
+            let (address, shared) = (address.clone(), Rc::clone(&shared));
+            async move { link::connect(&address, &shared).await }
+        })
+        .await?;
+        for ((link, incoming), account) in connected.into_iter().zip(accounts) {
+            let quiet = Quiet(Rc::clone(&counts));
+            tasks.spawn_local(link::receive(incoming, Rc::clone(&link), Rc::clone(&shared), quiet));
+            chat::hello(&link, &account.token, None);
+            links.push(link);
+        }
     }
     for _ in 0..6_000 {
         if counts.welcomes.get() + counts.ended.get() >= count {
