@@ -5,6 +5,8 @@
 
 mod group;
 pub mod outbox;
+mod remembered;
+mod room;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -19,7 +21,8 @@ use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 
 use self::group::Group;
-pub use self::outbox::{Item, Outbox, Pushed, RoomFrame, Taken};
+pub use self::outbox::{Item, Outbox, Pushed, Taken};
+pub use self::room::RoomFrame;
 use crate::clock::Clock;
 use crate::delivery::{Class, Frame};
 

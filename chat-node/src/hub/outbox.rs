@@ -1,16 +1,14 @@
 //! What waits for one socket, bounded in bytes.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use chat_protocol::close::Close;
-use chat_protocol::encoding::Encoding;
-use chat_protocol::frame::ServerFrame;
 use chat_protocol::{ConversationId, DeviceId, MessageId, SessionId};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
+use super::remembered::Remembered;
+use super::room::RoomFrame;
 use crate::delivery::{Class, Frame};
 use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_EPHEMERAL_BYTES_MAX};
 
@@ -22,61 +20,6 @@ pub const WRITE_BYTES_MAX: usize = 16 * 1024;
 
 /// Room that an outbox makes at once for what may come.
 const TAKEN_RESERVED_MAX: usize = 128;
-
-/// Ids of live messages that an outbox remembers, so that the next inbox read does not send them again. Beyond it they
-/// are sent twice; a session asks for a read well before (see `LIVE_FRAMES_PER_READ` of the connection).
-const REMEMBERED_MAX: usize = 8_192;
-
-/// A batch of a live room, with what is counted once for all sessions that skip it.
-#[derive(Debug)]
-pub struct RoomFrame {
-    /// The room.
-    pub room: ConversationId,
-    /// The batch.
-    pub frame: Arc<Frame>,
-    messages: OnceLock<u64>,
-}
-
-impl RoomFrame {
-    /// A batch of this room.
-    pub fn new(room: ConversationId, frame: Arc<Frame>) -> RoomFrame {
-        RoomFrame { room, frame, messages: OnceLock::new() }
-    }
-
-    /// Messages that a session misses if it is not sent this batch.
-    pub fn messages(&self) -> u64 {
-        #[derive(Deserialize)]
-        struct Counted {
-            room: Batch,
-        }
-        #[derive(Deserialize)]
-        struct Batch {
-            messages: Vec<IgnoredAny>,
-            #[serde(default)]
-            skipped: u64,
-        }
-        *self.messages.get_or_init(|| {
-            let json = self.frame.encoded(Encoding::Json);
-            serde_json::from_slice::<Counted>(&json)
-                .map_or(0, |counted| counted.room.messages.len() as u64 + counted.room.skipped)
-        })
-    }
-
-    /// The batch, saying that `skipped` messages before it were left out.
-    pub fn with_skipped(&self, skipped: u64) -> Arc<Frame> {
-        if skipped == 0 {
-            return self.frame.clone();
-        }
-        let json = self.frame.encoded(Encoding::Json);
-        match Encoding::Json.read::<ServerFrame>(&json) {
-            Ok(ServerFrame::Room(mut batch)) => {
-                batch.skipped += skipped;
-                Arc::new(Frame::new(Class::Room, self.frame.id, &ServerFrame::Room(batch)))
-            }
-            _ => self.frame.clone(),
-        }
-    }
-}
 
 /// Something that waits.
 #[derive(Debug)]
@@ -155,43 +98,6 @@ struct Waiting {
     remembered: Remembered,
     end: Option<Close>,
     waker: Option<Waker>,
-}
-
-/// A set of ids. They are inserted with every frame and looked up only by reads of the inbox, so they are sorted then;
-/// they come nearly sorted.
-#[derive(Debug, Default)]
-struct Remembered {
-    ids: Vec<MessageId>,
-    is_sorted: bool,
-}
-
-impl Remembered {
-    fn insert(&mut self, id: MessageId) {
-        if self.ids.len() < REMEMBERED_MAX {
-            self.is_sorted = false;
-            self.ids.push(id);
-        }
-    }
-
-    fn contains(&mut self, id: MessageId) -> bool {
-        self.sort();
-        self.ids.binary_search(&id).is_ok()
-    }
-
-    fn forget_up_to(&mut self, safe: MessageId) {
-        self.sort();
-        let forgotten = self.ids.partition_point(|id| *id <= safe);
-        self.ids.drain(..forgotten);
-        // Idle connections must not hold a buffer.
-        self.ids.shrink_to(0);
-    }
-
-    fn sort(&mut self) {
-        if !std::mem::replace(&mut self.is_sorted, true) {
-            // Stable: its runs make it nearly linear here.
-            self.ids.sort();
-        }
-    }
 }
 
 impl Outbox {
@@ -453,13 +359,15 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use chat_protocol::Millis;
-    use chat_protocol::frame::{RoomBatch, ServerTime};
+    use chat_protocol::encoding::Encoding;
+    use chat_protocol::frame::{RoomBatch, ServerFrame, ServerTime};
     use chat_protocol::message::Message;
     use chat_protocol::{Body, ClientMessageId, UserId};
     use futures_util::FutureExt;
     use uuid::Uuid;
 
     use super::*;
+    use crate::hub::remembered::REMEMBERED_MAX;
 
     impl Outbox {
         fn has_sent(&self, id: MessageId) -> bool {

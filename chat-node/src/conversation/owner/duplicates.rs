@@ -75,10 +75,12 @@ impl Duplicates {
         while let Some((at, id, key)) = self.order.front() {
             let age_ms = elapsed.saturating_sub(*at).as_millis() as u64;
             let written = lowest_waiting.is_none_or(|lowest| *id < lowest);
-            let kept_max = match age_ms {
-                0..=DUPLICATE_MEMORY_MIN_MS => PARTITION_RECENT_DUPLICATES_MAX,
-                ..=DUPLICATE_MEMORY_MS => PARTITION_DUPLICATES_MAX,
-                _ => 0,
+            let kept_max = if age_ms <= DUPLICATE_MEMORY_MIN_MS {
+                PARTITION_RECENT_DUPLICATES_MAX
+            } else if age_ms <= DUPLICATE_MEMORY_MS {
+                PARTITION_DUPLICATES_MAX
+            } else {
+                0
             };
             if !written || self.order.len() <= kept_max {
                 return;
