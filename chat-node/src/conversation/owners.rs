@@ -230,13 +230,14 @@ impl Owners {
         }
         let ended = owner.await;
         self.set(partition, None);
-        if let Ok(ended) = ended {
-            self.tell_heir(partition, ended);
-        }
         self.shared.metrics.partitions_owned.dec();
         self.companion.close(partition);
         if let Err(error) = self.shared.bus.stop_serving(subject).await {
             tracing::debug!(%partition, %error, "cannot withdraw from the partition's subject");
+        }
+        // Last: an heir that finds a server at the subject waits for it to make room.
+        if let Ok(ended) = ended {
+            self.tell_heir(partition, ended);
         }
     }
 

@@ -8,6 +8,8 @@ pub mod clock;
 pub mod entry;
 pub mod metrics;
 pub mod service;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
 pub use entry::{NODE_KEY_PREFIX, NodeEntry, OWNER_REVISION_KEY};

@@ -19,8 +19,10 @@ pub struct Settings {
     pub watch_silence: Duration,
     /// A set of nodes with a new one in it counts once it has not changed for this long.
     pub stable: Duration,
-    /// Partitions that are taken, and that are released, at a time.
-    pub moves_max: usize,
+    /// Partitions that are taken at a time.
+    pub takes_max: usize,
+    /// Partitions that are released at a time.
+    pub releases_max: usize,
 }
 
 impl Default for Settings {
@@ -29,7 +31,8 @@ impl Default for Settings {
             period: Duration::from_secs(3),
             watch_silence: chat_broker::WATCH_SILENCE_MAX,
             stable: Duration::from_secs(5),
-            moves_max: 32,
+            takes_max: 32,
+            releases_max: 32,
         }
     }
 }
@@ -264,9 +267,9 @@ impl View {
         self.update(now);
         self.offered_until.retain(|_, until| *until > now);
         let count = |wanted: fn(&Holding) -> bool| holdings.iter().filter(|h| wanted(h)).count();
-        let mut takes = self.settings.moves_max;
+        let mut takes = self.settings.takes_max;
         takes = takes.saturating_sub(count(|holding| *holding == Holding::Opening));
-        let mut releases = self.settings.moves_max;
+        let mut releases = self.settings.releases_max;
         releases = releases.saturating_sub(count(|holding| *holding == Holding::Releasing));
         let mut moves = Moves::default();
         for (partition, holding) in Partition::all().zip(holdings) {
