@@ -19,6 +19,8 @@ const USAGE: u8 = 64;
 const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
+    // Programs that know two providers of cryptography must name one. Only a second choice is refused.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         Err(message) => {
@@ -73,7 +75,9 @@ fn command() -> Command {
     Command::new("chat-node")
         .version(env!("CARGO_PKG_VERSION"))
         .about("The chat server. Without a command it runs.")
-        .after_help("Secrets are set by environment or file only: CHAT_ADMIN_TOKEN.")
+        .after_help("Secrets are set by environment or file only: CHAT_ADMIN_TOKEN, CHAT_NATS_PASSWORD, CHAT_NATS_TOKEN, \
+             CHAT_SCYLLA_PASSWORD.",
+        )
         .args_conflicts_with_subcommands(true)
         .args(config::arguments())
         .subcommand(
@@ -93,13 +97,13 @@ fn command() -> Command {
         )
         .subcommand(
             Command::new("backup")
-                .about("Copy the data of an embedded node, also while it runs")
+                .about("Copy the data of a node with embedded store and log, also while it runs")
                 .arg(data_dir().help("The node's data directory"))
                 .arg(path("to").help("A new directory for the copy")),
         )
         .subcommand(
             Command::new("restore")
-                .about("Make a data directory from a backup; clients load everything anew")
+                .about("Make the data directory of a node with embedded store and log from a backup; clients load everything anew")
                 .arg(path("from").help("The backup"))
                 .arg(data_dir().help("The data directory to make"))
                 .arg(

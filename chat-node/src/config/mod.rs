@@ -10,10 +10,14 @@ mod value;
 
 pub use document::{example, manual};
 pub use fields::{
-    Config, FIELDS, Field, Log, Oidc, Password, RateLimits, Shutdown, Storage, Token, TrustedProxy,
+    Config, FIELDS, Field, Log, Nats, Oidc, Password, RateLimits, Scylla, Shutdown, Storage, Token,
+    TrustedProxy,
 };
 pub use source::{Origin, Problem, Sources, arguments};
-pub use value::{Cidr, LogFilter, LogFormat, Secret, Url, WebOrigin};
+pub use value::{
+    BrokerAddress, Cidr, LogFilter, LogFormat, Password as Phrase, Secret, StoreAddress, Url,
+    WebOrigin,
+};
 
 use crate::limits;
 
@@ -63,7 +67,56 @@ impl Config {
                 self.password.memory_kib
             ));
         }
-        self.check_oidc()
+        self.check_oidc()?;
+        self.check_backends()
+    }
+
+    fn check_backends(&self) -> Result<(), String> {
+        let (nats, scylla) = (&self.nats, &self.scylla);
+        match (&self.broker, &self.store) {
+            (BrokerAddress::Embedded, StoreAddress::Embedded) => return Ok(()),
+            (BrokerAddress::Embedded, _) => {
+                return Err("broker must be the address of NATS servers when store is not embedded, because many nodes \
+                            cannot share an embedded log."
+                    .to_owned());
+            }
+            (_, StoreAddress::Embedded) => {
+                return Err("store must be the address of a ScyllaDB when broker is not embedded, because many nodes \
+                            cannot share an embedded store."
+                    .to_owned());
+            }
+            _ => {}
+        }
+        if self.token.key_file.is_none() {
+            return Err("token.key_file must be set when broker is not embedded, so that every node accepts the tokens \
+                        of the others. A file that does not exist is made; give the same one to all nodes."
+                .to_owned());
+        }
+        if ![1, 3, 5].contains(&nats.replicas) {
+            return Err(format!("nats.replicas must be 1, 3 or 5, but it is {}.", nats.replicas));
+        }
+        let pairs = [
+            ("nats.user", nats.user.is_some(), "nats.password", nats.password.is_some()),
+            (
+                "nats.certificate_file",
+                nats.certificate_file.is_some(),
+                "nats.key_file",
+                nats.key_file.is_some(),
+            ),
+            ("scylla.user", scylla.user.is_some(), "scylla.password", scylla.password.is_some()),
+            (
+                "scylla.certificate_file",
+                scylla.certificate_file.is_some(),
+                "scylla.key_file",
+                scylla.key_file.is_some(),
+            ),
+        ];
+        match pairs.into_iter().find(|(_, one, _, other)| one != other) {
+            Some((name, true, missing, _)) | Some((missing, _, name, _)) => {
+                Err(format!("{missing} must be set, because {name} is."))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_oidc(&self) -> Result<(), String> {

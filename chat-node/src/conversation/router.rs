@@ -22,6 +22,10 @@ use super::read::Reader;
 const HOLD: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// An owner that does not answer for this long may be gone, and a message is sent again: wherever its partition is by
+/// then, it is committed once. Each attempt waits twice as long as the one before, so that a slow owner is not flooded.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(200);
+
 /// How long history waits for the owner's tail.
 const TAIL_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -64,6 +68,7 @@ impl Router {
     async fn ask(&self, mut command: Command, deadline: Duration) -> Result<Reply, Refusal> {
         let started = Instant::now();
         let until = started + deadline;
+        let mut attempt = FIRST_ATTEMPT;
         loop {
             let answer = match self.owners.submit(command.clone()) {
                 // The first poll puts the command into the owner's queue: a caller's commands keep their order.
@@ -72,20 +77,29 @@ impl Router {
                     Ok(Err(_)) => Err(moved()),
                     Err(_) => return Err(no_answer()),
                 },
-                None => self.ask_elsewhere(&command, until).await?,
+                None => self.ask_elsewhere(&command, until, attempt).await?,
             };
-            match answer {
-                Err(refusal)
-                    if refusal.code == Code::Moved && started.elapsed() < HOLD.min(deadline) =>
-                {
-                    // What was refused here may have been committed there.
-                    if let Action::Send(draft) = &mut command.action {
-                        draft.retry = true;
-                    }
-                    tokio::time::sleep(PAUSE).await;
+            let is_held = match &answer {
+                Err(refusal) if refusal.code == Code::Moved => {
+                    started.elapsed() < HOLD.min(deadline)
                 }
-                answer => return answer,
+                // No other command may be carried out twice.
+                Err(refusal) if refusal.code == Code::DeadlineExceeded => {
+                    Instant::now() < until && matches!(command.action, Action::Send(_))
+                }
+                _ => false,
+            };
+            if !is_held {
+                return answer;
             }
+            if matches!(&answer, Err(refusal) if refusal.code == Code::DeadlineExceeded) {
+                attempt = attempt.saturating_mul(2);
+            }
+            // What was refused or not answered here may have been committed there.
+            if let Action::Send(draft) = &mut command.action {
+                draft.retry = true;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -93,6 +107,7 @@ impl Router {
         &self,
         command: &Command,
         until: Instant,
+        attempt: Duration,
     ) -> Result<Result<Reply, Refusal>, Refusal> {
         let mut payload = vec![KIND_COMMAND];
         if let Err(error) = serde_json::to_writer(&mut payload, command) {
@@ -103,11 +118,14 @@ impl Router {
             ));
         }
         let subject = Subject::Partition(command.conversation_id.partition());
-        let remaining = until.saturating_duration_since(Instant::now());
+        let mut remaining = until.saturating_duration_since(Instant::now());
+        if matches!(command.action, Action::Send(_)) {
+            remaining = remaining.min(attempt);
+        }
         match self.bus.request(subject, payload.into(), remaining).await {
             Ok(answer) => Ok(serde_json::from_slice(&answer).unwrap_or_else(|_| Err(moved()))),
             Err(RequestError::NoResponder) => Ok(Err(moved())),
-            Err(RequestError::Deadline | RequestError::Unavailable(_)) => Err(no_answer()),
+            Err(RequestError::Deadline | RequestError::Unavailable(_)) => Ok(Err(no_answer())),
         }
     }
 

@@ -11,6 +11,7 @@
 mod backup;
 mod bad_input;
 mod client;
+mod cluster;
 mod durability;
 mod full_disk;
 mod presence;

@@ -1,22 +1,22 @@
 //! The composition root: builds everything, runs it, and ends it in order.
 //!
-//! The end: 1. not ready, and no more connections; 2. clients are told to come back, and their sockets close; 3. requests
+//! The end: 1. not ready; among many nodes its partitions go to others; no more connections; 2. clients are told to come back, and their sockets close; 3. requests
 //! under way finish; 4. owners settle, write and close their logs; 5. tasks end; 6. store and log close.
+
+mod ports;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_broker::embedded::EmbeddedBroker;
-use chat_broker::{Broker, Receiver, RequestError, Revision, Subject};
+use chat_broker::{Receiver, RequestError, Subject};
 use chat_protocol::id::PARTITIONS;
 use chat_protocol::{NodeId, Partition};
 use chat_store::Store;
-use chat_store::embedded::EmbeddedStore;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,20 +25,20 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin::{self, Admin};
 use crate::auth::{self, Auth, KeyRing, PasswordCost};
-use crate::backup::{STORE_EPOCH_KEY, epoch_value};
 use crate::clock::Clock;
-use crate::config::{Config, Sources};
+use crate::config::{BrokerAddress, Config, Sources};
 use crate::conversation::metrics::Metrics;
 use crate::conversation::owner::Shared;
 use crate::conversation::owners::{Companion, Owners};
 use crate::conversation::router::Router;
-use crate::data_directory::DataDirectory;
 use crate::hub::Hub;
-use crate::partition::Lease;
+use crate::membership::{self, Membership, NodeEntry};
+use crate::partition::{Alone, Lease, Leases};
 use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
 use crate::session::{self, Gateway, Parts};
 use crate::watermark::Watermarks;
 use crate::{http, limits, presence, server, transport};
+use ports::Ports;
 
 /// Records stay in the log at least this long.
 const LOG_RETENTION: Duration = Duration::from_secs(72 * 3_600);
@@ -46,18 +46,16 @@ const LOG_RETENTION: Duration = Duration::from_secs(72 * 3_600);
 /// How often rows whose time is over are removed.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
 
+/// What the bus lost is read from the store within this time.
+const READ_AFTER_INTERRUPTION: Duration = Duration::from_secs(3);
+
 /// Deadline of requests between nodes about presence.
 const PRESENCE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What a node keeps of its data directory while it runs.
-struct Ports {
-    broker: Arc<dyn Broker>,
-    store: Arc<dyn Store>,
-    _directory: Option<DataDirectory>,
-}
-
 /// Everything that runs.
 struct Node {
+    /// Among many nodes.
+    membership: Option<Arc<Membership>>,
     owners: Arc<Owners>,
     watermarks: Arc<Watermarks>,
     gateway: Arc<Gateway>,
@@ -75,23 +73,27 @@ struct Node {
 
 /// Runs a node until `stop` is called, and then ends it gracefully.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let directory = DataDirectory::open(&config.data_dir)?;
-    let keys = keys(&config, &directory)?;
+    let directory = ports::directory(&config)?;
+    let keys = ports::keys(&config, directory.as_ref())?;
     let listener = listen(config.listen, "listen").await?;
     let admin_listener = listen(config.admin_listen, "admin_listen").await?;
-    let ports = open(&config, directory)?;
-    let epoch = agree_on_epoch(&*ports.broker, &*ports.store).await?;
+    let ports = Box::pin(ports::open(&config, directory)).await?;
+    let epoch = ports::agree_on_epoch(&*ports.broker, &*ports.store).await?;
     let node = build(&config, &ports, keys, epoch).await?;
     let draining = Arc::new(AtomicBool::new(false));
     let stop_accepting = CancellationToken::new();
-    Partition::all().for_each(|partition| node.owners.take(partition));
+    match &node.membership {
+        Some(membership) => {
+            membership.run(node.owners.clone(), &node.keeping, node.stop_keeping.clone());
+        }
+        // Nobody else can own anything.
+        None => Partition::all().for_each(|partition| node.owners.take(partition)),
+    }
     node.keeping.spawn(node.owners.clone().announce(node.stop_keeping.clone()));
     node.keeping.spawn(expire(ports.store.clone(), node.stop_keeping.clone()));
-    let admin = Admin {
-        registry: Arc::new(node.registry),
-        not_ready: not_ready(node.owners.clone(), node.watermarks.clone(), draining.clone()),
-        token: config.admin_token.clone(),
-    };
+    let not_ready = not_ready(&node, draining.clone());
+    let admin =
+        Admin { registry: Arc::new(node.registry), not_ready, token: config.admin_token.clone() };
     let admin_settings = server::Settings { proxies: vec![], ..server_settings(&config) };
     let stop_admin = node.stop_keeping.clone();
     let admin_address = admin_listener.local_addr()?;
@@ -111,12 +113,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         node.serving.clone(),
         stop_accepting.clone(),
     ));
-    tracing::info!(%address, admin = %admin_address, data = %config.data_dir.display(), "serving at http://{address}/");
+    tracing::info!(%address, admin = %admin_address, data = %ports.place, "serving at http://{address}/");
 
     stop.cancelled().await;
     let grace = Duration::from_millis(config.shutdown.grace_ms);
     let ended = async {
         draining.store(true, Ordering::Relaxed);
+        if let Some(membership) = &node.membership {
+            tracing::info!("ending: partitions go to other nodes");
+            let left = tokio::time::timeout(grace / 3, membership.leave(&node.owners)).await;
+            if left.is_err() {
+                tracing::warn!(
+                    "not every partition could be closed in time; others wait for the lease"
+                );
+            }
+        }
         tracing::info!("ending: clients are told to connect again");
         stop_accepting.cancel();
         let jitter_ms = config.shutdown.drain_jitter_ms;
@@ -143,11 +154,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 /// The OpenAPI document of the HTTP API, as JSON.
 pub fn openapi() -> String {
     let document = async {
-        let ports = Ports {
-            broker: Arc::new(EmbeddedBroker::memory()),
-            store: Arc::new(EmbeddedStore::memory()),
-            _directory: None,
-        };
+        let ports = Ports::memory();
         let node = build(&Config::load(&Sources::default())?, &ports, KeyRing::random(), 0).await?;
         Ok::<_, anyhow::Error>(node.document.to_pretty_json()?)
     };
@@ -163,63 +170,29 @@ async fn listen(address: SocketAddr, field: &str) -> anyhow::Result<TcpListener>
     })
 }
 
-fn keys(config: &Config, directory: &DataDirectory) -> anyhow::Result<KeyRing> {
-    let own = directory.token_key();
-    let path = config.token.key_file.as_ref().unwrap_or(&own);
-    KeyRing::open_or_create(path)
-        .with_context(|| format!("read the signing keys in {}", path.display()))
-}
-
-fn open(config: &Config, directory: DataDirectory) -> anyhow::Result<Ports> {
-    let limit = |bytes: u64| (bytes > 0).then_some(bytes);
-    let store_options = chat_store::embedded::Options {
-        size_bytes_max: limit(config.storage.store_bytes_max),
-        ..Default::default()
-    };
-    let log_options = chat_broker::embedded::Options {
-        size_bytes_max: limit(config.storage.log_bytes_max),
-        ..Default::default()
-    };
-    Ok(Ports {
-        broker: Arc::new(EmbeddedBroker::open(&directory.log(), log_options)?),
-        store: Arc::new(EmbeddedStore::open(&directory.store(), store_options)?),
-        _directory: Some(directory),
-    })
-}
-
-/// Store and log must belong together: checkpoints of another log would hide what this one holds.
-async fn agree_on_epoch(broker: &dyn Broker, store: &dyn Store) -> anyhow::Result<u64> {
-    let epoch = store.epoch().await?;
-    let value = epoch_value(epoch);
-    let Some(entry) = broker.get(STORE_EPOCH_KEY).await? else {
-        for partition in Partition::all() {
-            let checkpoint = store.checkpoint(partition).await?;
-            ensure!(
-                checkpoint == Default::default(),
-                "the log is missing: the store was written from a log that is not here. Restore both from one backup."
-            );
-        }
-        let written = broker.put(STORE_EPOCH_KEY, Revision(0), value).await?;
-        ensure!(written.is_some(), "another node is starting on the same log; start it again");
-        return Ok(epoch);
-    };
-    if entry.value != value {
-        bail!("store and log do not belong together. Restore both from one backup.");
-    }
-    Ok(epoch)
-}
-
 async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> anyhow::Result<Node> {
     let clock = Clock::system();
     let lease = Lease { node: NodeId::random(), start: rand::random() };
     let auth = Arc::new(Auth::new(auth_settings(config), keys, clock.clone())?);
     let session_metrics = session::Metrics::default();
     let hub = Hub::new(clock.clone(), session_metrics.hub.clone());
-    let ear = Arc::new(Ear { hub: hub.clone(), auth: auth.clone(), owners: OnceLock::new() });
+    let membership = membership(config, ports, &clock, lease);
+    let leases: Arc<dyn Leases> = match &membership {
+        Some(membership) => membership.clone(),
+        None => Arc::new(Alone),
+    };
+    let ear = Arc::new(Ear {
+        hub: hub.clone(),
+        auth: auth.clone(),
+        membership: membership.clone(),
+        owners: OnceLock::new(),
+        gateway: OnceLock::new(),
+    });
     let bus = ports.broker.connect(ear.clone()).await?;
     hub.attach(bus.clone());
     bus.subscribe(Subject::Watermarks).await?;
     bus.subscribe(Subject::Nodes).await?;
+    bus.subscribe(Subject::Node(lease.node)).await?;
     let (serving, keeping, owning) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let stop_keeping = CancellationToken::new();
 
@@ -233,6 +206,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         clock.clone(),
         ports.store.clone(),
         bus.clone(),
+        leases.clone(),
         presence_metrics.clone(),
     );
     let route =
@@ -255,6 +229,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         store: ports.store.clone(),
         clock: clock.clone(),
         lease,
+        leases,
         room_window: Duration::from_millis(config.room_batch_window_ms),
         log_retention: LOG_RETENTION,
         unwritten_bytes: AtomicUsize::new(0),
@@ -282,6 +257,8 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         metrics: session_metrics.clone(),
     });
     gateway.spawn(&keeping, &stop_keeping);
+    // The gateway holds the bus, and the bus its receiver.
+    ensure!(ear.gateway.set(Arc::downgrade(&gateway)).is_ok(), "the bus has one gateway");
     let transports: OpenApiRouter = transport::websocket::router(gateway.clone())
         .merge(transport::poll::router(gateway.clone()))
         .merge(transport::events::router(gateway.clone()));
@@ -299,7 +276,15 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
     metrics.register(&mut registry);
     session_metrics.register(&mut registry);
     presence_metrics.register(&mut registry);
+    if let Some(membership) = &membership {
+        membership.metrics().register(&mut registry);
+        let gateway = Arc::downgrade(&gateway);
+        membership.count_connections(move || {
+            gateway.upgrade().map_or(0, |gateway| gateway.sessions.len() as u64)
+        });
+    }
     Ok(Node {
+        membership,
         owners,
         watermarks,
         gateway,
@@ -391,20 +376,56 @@ fn auth_settings(config: &Config) -> auth::Settings {
     }
 }
 
+/// This node's place among others; none if there can be no others.
+fn membership(
+    config: &Config,
+    ports: &Ports,
+    clock: &Clock,
+    lease: Lease,
+) -> Option<Arc<Membership>> {
+    if config.broker == BrokerAddress::Embedded {
+        return None;
+    }
+    let about = NodeEntry {
+        node: lease.node,
+        start: lease.start,
+        name: config.node_name.clone(),
+        address: config.public_url.as_ref().map(|url| url.as_str().to_owned()),
+        region: config.region.clone(),
+        revision: config.revision.clone().unwrap_or_default(),
+        roles: vec!["api".to_owned(), "gateway".to_owned(), "partitions".to_owned()],
+        connections: 0,
+        capacity: config.connections_max,
+        owns: false,
+        draining: false,
+        counter: 0,
+    };
+    Some(Membership::new(membership::Parts {
+        settings: membership::Settings::default(),
+        broker: ports.broker.clone(),
+        clock: clock.clone(),
+        about,
+        has_role: true,
+        metrics: membership::Metrics::default(),
+    }))
+}
+
 /// Why the node should not get traffic.
-fn not_ready(
-    owners: Arc<Owners>,
-    watermarks: Arc<Watermarks>,
-    draining: Arc<AtomicBool>,
-) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+fn not_ready(node: &Node, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    let (owners, watermarks) = (node.owners.clone(), node.watermarks.clone());
+    let membership = node.membership.clone();
     Arc::new(move || {
         let mut reasons = vec![];
         if draining.load(Ordering::Relaxed) {
             reasons.push("The node is ending.".to_owned());
         }
-        let open = owners.open_count();
-        if open < PARTITIONS as usize {
-            reasons.push(format!("{open} of {PARTITIONS} partitions are open."));
+        if let Some(membership) = &membership {
+            reasons.extend(membership.not_ready());
+        } else {
+            let open = owners.open_count();
+            if open < PARTITIONS as usize {
+                reasons.push(format!("{open} of {PARTITIONS} partitions are open."));
+            }
         }
         if watermarks.safe().0 == 0 {
             reasons.push("The safe watermark is not known yet.".to_owned());
@@ -436,7 +457,9 @@ async fn expire(store: Arc<dyn Store>, stop: CancellationToken) {
 struct Ear {
     hub: Arc<Hub>,
     auth: Arc<Auth>,
+    membership: Option<Arc<Membership>>,
     owners: OnceLock<Arc<Owners>>,
+    gateway: OnceLock<Weak<Gateway>>,
 }
 
 impl Receiver for Ear {
@@ -453,7 +476,19 @@ impl Receiver for Ear {
                     tracing::debug!("a payload for all nodes is not known to this one");
                 }
             }
-            Some(Subject::Partition(_) | Subject::Node(_)) | None => {}
+            Some(Subject::Node(_)) => {
+                let is_known = self.membership.as_ref().is_some_and(|known| known.hear(&payload));
+                if !is_known {
+                    tracing::debug!("a payload for this node is not known to it");
+                }
+            }
+            Some(Subject::Partition(_)) | None => {}
+        }
+    }
+
+    fn interrupted(&self) {
+        if let Some(gateway) = self.gateway.get().and_then(Weak::upgrade) {
+            gateway.read_all_within(READ_AFTER_INTERRUPTION);
         }
     }
 }

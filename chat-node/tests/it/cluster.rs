@@ -1,0 +1,245 @@
+//! Nodes on NATS and a CQL database, as real processes.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chat_client::Api;
+use chat_protocol::id::PARTITIONS;
+use chat_protocol::{ConversationId, MessageId};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use servers::cassandra::{Cassandra, DATACENTER};
+use servers::nats::Nats;
+
+use crate::client::{PATIENCE, Person, api, history, text};
+use crate::process::NodeProcess;
+
+/// Servers that tests share, and names of one test's own on them.
+struct Platform {
+    nats: Arc<Nats>,
+    cassandra: Arc<Cassandra>,
+    name: String,
+    directory: tempfile::TempDir,
+}
+
+impl Platform {
+    /// An empty platform. Starts the servers if no other test has.
+    async fn new() -> Platform {
+        let start = tokio::task::spawn_blocking(|| (Nats::shared(), Cassandra::shared()));
+        let (nats, cassandra) = start.await.unwrap();
+        let name = format!("test_{:016x}", rand::random::<u64>());
+        Platform { nats, cassandra, name, directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// What every node of the platform is told.
+    fn flags(&self) -> Vec<String> {
+        vec![
+            format!("--broker={}", self.nats.url()),
+            format!("--nats-prefix={}", self.name),
+            "--nats-replicas=1".to_owned(),
+            "--nats-stream-bytes-max=67108864".to_owned(),
+            format!("--store=scylla://{}/{}", self.cassandra.addresses().join(","), self.name),
+            format!("--scylla-datacenter={DATACENTER}"),
+            "--scylla-replication-factor=1".to_owned(),
+            format!("--token-key-file={}", self.keys().display()),
+        ]
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.directory.path().join("keys.json")
+    }
+
+    /// A node that is not started yet.
+    fn stopped(&self) -> NodeProcess {
+        let flags = self.flags();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        // It keeps nothing there.
+        NodeProcess::stopped(&self.directory.path().join("unused"), &flags)
+    }
+
+    /// A node that is ready.
+    async fn node(&self) -> NodeProcess {
+        let mut node = self.stopped();
+        node.restart().await;
+        node
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_keeps_everything_in_nats_and_cassandra() {
+    let platform = Platform::new().await;
+    let mut node = platform.node().await;
+    let (ann, ben) = (Person::new(&node, "ann").await, Person::new(&node, "ben").await);
+    let group = ann.group(&node, &[&ben]).await;
+    let mut sent = Vec::new();
+    for number in 0..20 {
+        let message = text(&format!("before {number}"));
+        sent.push(api(&node).send(ann.token(), group, &message).await.unwrap().message_id);
+    }
+    node.kill();
+    node.restart().await;
+    for number in 0..20 {
+        let message = text(&format!("after {number}"));
+        sent.push(api(&node).send(ben.token(), group, &message).await.unwrap().message_id);
+    }
+    let all = history(&api(&node), ann.token(), group).await;
+    let texts = all.iter().filter(|message| message.kind == "text");
+    assert_eq!(texts.map(|message| message.message_id).collect::<Vec<_>>(), sent);
+    let stopped = tokio::time::timeout(PATIENCE, node.stop());
+    stopped.await.expect("a graceful end is not held up");
+    assert!(!platform.directory.path().join("unused").exists(), "it needs no data directory");
+}
+
+/// Conversations that messages are sent to all the time, so that every node owns some of them.
+const CONVERSATIONS: usize = 16;
+
+/// Sends to many conversations through one node, one message after another in each.
+struct Senders {
+    tasks: JoinSet<(ConversationId, Vec<MessageId>)>,
+    ends: Arc<AtomicBool>,
+    /// When each acknowledged message was first sent, and how long that took.
+    taken: Arc<Mutex<Vec<(Instant, Duration)>>>,
+}
+
+impl Senders {
+    fn start(url: &str, person: &Person, groups: &[ConversationId]) -> Senders {
+        let ends = Arc::new(AtomicBool::new(false));
+        let taken: Arc<Mutex<Vec<_>>> = Arc::default();
+        let mut tasks = JoinSet::new();
+        for group in groups.iter().copied() {
+            let (api, token) = (Api::new(url).unwrap(), person.token().to_owned());
+            let (ends, taken) = (ends.clone(), taken.clone());
+            tasks.spawn(async move {
+                let mut acknowledged = Vec::new();
+                while !ends.load(Ordering::Relaxed) {
+                    let mut message = text(&format!("number {}", acknowledged.len()));
+                    let started = Instant::now();
+                    let sent = loop {
+                        match api.send(&token, group, &message).await {
+                            Ok(sent) => break sent,
+                            Err(error) => assert!(error.is_retryable(), "{error}"),
+                        }
+                        message.retry = true;
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        assert!(started.elapsed() < PATIENCE * 2, "{group} takes no message");
+                    };
+                    acknowledged.push(sent.message_id);
+                    taken.lock().unwrap().push((started, started.elapsed()));
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                (group, acknowledged)
+            });
+        }
+        Senders { tasks, ends, taken }
+    }
+
+    /// The longest that any message sent since then took.
+    fn longest_since(&self, since: Instant) -> Duration {
+        let taken = self.taken.lock().unwrap();
+        let since = taken.iter().filter(|(started, took)| *started + *took >= since);
+        since.map(|(_, took)| *took).max().unwrap_or_default()
+    }
+
+    /// Ends, and compares what was acknowledged with the histories.
+    async fn finish(mut self, api: &Api, person: &Person) -> usize {
+        self.ends.store(true, Ordering::Relaxed);
+        let mut total = 0;
+        while let Some(done) = self.tasks.join_next().await {
+            let (group, acknowledged) = done.unwrap();
+            let all = history(api, person.token(), group).await;
+            let texts = all.iter().filter(|message| message.kind == "text");
+            let texts: Vec<MessageId> = texts.map(|message| message.message_id).collect();
+            assert_eq!(texts, acknowledged, "{group} holds each message once, in order");
+            let seqs: Vec<u64> = all.iter().map(|message| message.seq).collect();
+            assert_eq!(seqs, (1..=all.len() as u64).collect::<Vec<_>>());
+            total += acknowledged.len();
+        }
+        total
+    }
+}
+
+/// Waits until these nodes own all partitions, each a fair share of them.
+async fn shared_by(nodes: &[&NodeProcess]) -> Vec<f64> {
+    let deadline = Instant::now() + PATIENCE * 2;
+    loop {
+        let mut owned = Vec::new();
+        for node in nodes {
+            owned.push(node.figure("chat_partitions_owned").await.unwrap_or(0.0));
+        }
+        let least = f64::from(PARTITIONS) / nodes.len() as f64 / 2.0;
+        if owned.iter().sum::<f64>() == f64::from(PARTITIONS) && owned.iter().all(|o| *o > least) {
+            return owned;
+        }
+        assert!(Instant::now() < deadline, "the nodes own {owned:?} partitions");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_share_the_partitions_through_ends_deaths_and_pauses() {
+    let platform = Platform::new().await;
+    let mut nodes = [platform.stopped(), platform.stopped(), platform.stopped()];
+    for node in &mut nodes {
+        node.expect("cannot");
+        node.expect("could not");
+    }
+    let [one, two, three] = &mut nodes;
+    // All at once, on an empty platform.
+    tokio::join!(Box::pin(one.restart()), Box::pin(two.restart()), Box::pin(three.restart()));
+    println!("partitions owned after the start: {:?}", shared_by(&[one, two, three]).await);
+
+    let (ann, ben) = (Person::new(one, "ann").await, Person::new(two, "ben").await);
+    let mut groups = Vec::new();
+    for _ in 0..CONVERSATIONS {
+        groups.push(ann.group(one, &[&ben]).await);
+    }
+    let senders = Senders::start(&one.url(), &ann, &groups);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!(
+        "longest send at rest: {:?}",
+        senders.longest_since(Instant::now() - Duration::from_millis(700))
+    );
+
+    let since = Instant::now();
+    three.stop().await;
+    shared_by(&[one, two]).await;
+    let longest = senders.longest_since(since);
+    println!("longest send while a node ended: {longest:?}, which took {:?}", since.elapsed());
+    // The aim is 200 ms on a machine at rest; other tests may keep this one busy.
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+
+    let since = Instant::now();
+    three.restart().await;
+    shared_by(&[one, two, three]).await;
+    println!("longest send while a node joined: {:?}", senders.longest_since(since));
+
+    let since = Instant::now();
+    three.kill();
+    shared_by(&[one, two]).await;
+    println!("the others own everything {:?} after a kill", since.elapsed());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let longest = senders.longest_since(since);
+    println!("longest send after a kill: {longest:?}");
+    assert!(longest < Duration::from_secs(6), "{longest:?}");
+
+    let since = Instant::now();
+    two.signal("-STOP");
+    let deadline = Instant::now() + PATIENCE;
+    while one.figure("chat_partitions_owned").await != Some(f64::from(PARTITIONS)) {
+        assert!(Instant::now() < deadline, "a node that hangs keeps its partitions");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("the other owns everything {:?} after a stop", since.elapsed());
+    two.signal("-CONT");
+    shared_by(&[one, two]).await;
+    println!("longest send around a stop: {:?}", senders.longest_since(since));
+
+    let total = senders.finish(&api(one), &ann).await;
+    println!("{total} messages, each once and in order");
+    assert!(total > CONVERSATIONS * 20);
+    two.stop().await;
+    one.stop().await;
+}
