@@ -33,6 +33,7 @@ use crate::conversation::owner::Shared;
 use crate::conversation::owners::{Companion, Owners};
 use crate::conversation::router::Router;
 use crate::data_directory::DataDirectory;
+use crate::discovery::{Directory, NodeDescription};
 use crate::hub::Hub;
 use crate::partition::Lease;
 use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
@@ -212,7 +213,8 @@ async fn agree_on_epoch(broker: &dyn Broker, store: &dyn Store) -> anyhow::Resul
 async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> anyhow::Result<Node> {
     let clock = Clock::system();
     let lease = Lease { node: NodeId::random(), start: rand::random() };
-    let auth = Arc::new(Auth::new(auth_settings(config), keys, clock.clone())?);
+    let keys = Arc::new(keys);
+    let auth = Arc::new(Auth::new(auth_settings(config), keys.clone(), clock.clone())?);
     let session_metrics = session::Metrics::default();
     let hub = Hub::new(clock.clone(), session_metrics.hub.clone());
     let ear = Arc::new(Ear { hub: hub.clone(), auth: auth.clone(), owners: OnceLock::new() });
@@ -269,6 +271,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
     presence_owners.run(&keeping, stop_keeping.clone());
     presences.clone().run(&keeping, stop_keeping.clone());
 
+    let directory = Arc::new(directory(config, lease.node, keys));
     let gateway = Gateway::new(Parts {
         settings: session_settings(config),
         clock: clock.clone(),
@@ -279,6 +282,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         conversations: router.clone(),
         presences: presences.clone(),
         authenticate: auth.clone(),
+        directory: directory.clone(),
         metrics: session_metrics.clone(),
     });
     gateway.spawn(&keeping, &stop_keeping);
@@ -292,6 +296,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         bus,
         auth,
         clock,
+        directory,
         settings: http_settings(config),
     };
     let (api, document) = http::router(services, transports)?;
@@ -320,6 +325,7 @@ fn server_settings(config: &Config) -> server::Settings {
         connections_per_address_max: config.connections_per_address_max as usize,
         proxy_header: config.trusted_proxy.header.clone(),
         proxies: config.trusted_proxy.cidrs.clone(),
+        region_header: config.discovery.region_header.clone(),
     }
 }
 
@@ -351,7 +357,9 @@ fn http_settings(config: &Config) -> http::Settings {
         |count: u32| http::Rate { burst: count, refill_ms: 60_000 / u64::from(count.max(1)) };
     http::Settings {
         public_url: config.public_url.as_ref().map(|url| url.as_str().to_owned()),
-        node_name: config.node_name.clone(),
+        roles: config.roles,
+        regions: config.discovery.regions.clone(),
+        region_header: config.discovery.region_header.clone(),
         trust_forwarded: !config.trusted_proxy.cidrs.is_empty(),
         origins: config.cors_origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
         rates: limits.enabled.then(|| http::Rates {
@@ -389,6 +397,17 @@ fn auth_settings(config: &Config) -> auth::Settings {
         external_issuer,
         ..auth::Settings::default()
     }
+}
+
+/// Where clients should be: a node by itself knows no other.
+fn directory(config: &Config, own: NodeId, keys: Arc<KeyRing>) -> Directory {
+    let node = NodeDescription {
+        name: config.node_name.clone(),
+        host: config.advertise_host_template.as_ref().and_then(|t| t.fill(&config.node_name, None)),
+        roles: config.roles,
+        ..NodeDescription::alone(own)
+    };
+    Directory::new(own, move || vec![node.clone()], keys)
 }
 
 /// Why the node should not get traffic.

@@ -10,7 +10,8 @@ mod value;
 
 pub use document::{example, manual};
 pub use fields::{
-    Config, FIELDS, Field, Log, Oidc, Password, RateLimits, Shutdown, Storage, Token, TrustedProxy,
+    Config, Discovery, FIELDS, Field, Log, Oidc, Password, RateLimits, Shutdown, Storage, Token,
+    TrustedProxy,
 };
 pub use source::{Origin, Problem, Sources, arguments};
 pub use value::{Cidr, LogFilter, LogFormat, Secret, Url, WebOrigin};

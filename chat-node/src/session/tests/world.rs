@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::super::*;
 use crate::conversation::{Command, Reply};
 use crate::delivery;
+use crate::discovery::Directory;
 use crate::watermark::{Announcement, Echo, PartitionState};
 
 pub(crate) const NOW: Millis = Millis(1_800_000_000_000);
@@ -189,6 +190,7 @@ pub(crate) async fn world(settings: Settings) -> World {
         conversations: owners.clone(),
         presences: Arc::new(Everyone(clock)),
         authenticate: Arc::new(Tokens),
+        directory: Arc::new(Directory::alone()),
         metrics,
     };
     let user = UserId::random();
@@ -219,7 +221,14 @@ impl World {
     }
 
     pub(crate) fn hello(&self, cursor: Option<String>) -> Hello {
-        Hello { versions: vec![1], token: self.token(), cursor, capabilities: vec![], client: None }
+        Hello {
+            versions: vec![1],
+            token: self.token(),
+            cursor,
+            discovery_token: None,
+            capabilities: vec![],
+            client: None,
+        }
     }
 
     /// Every owner says: all up to `watermark` is in the store, `highest` is the highest id issued; and answers probes.
