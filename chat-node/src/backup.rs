@@ -27,7 +27,10 @@ pub fn epoch_value(epoch: u64) -> Bytes {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no node's data at the source.
-    #[error("{0} holds no data of a chat node: {1} is missing")]
+    #[error(
+        "{0} holds no data of a node with embedded store and log: {1} is missing. What is in NATS and ScyllaDB is backed up \
+         with their own tools"
+    )]
     NoData(PathBuf, &'static str),
     /// Something is at the target.
     #[error("{0} is not empty; choose a new directory{1}")]

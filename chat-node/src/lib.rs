@@ -20,6 +20,7 @@ pub mod conversation;
 pub mod data_directory;
 pub mod delivery;
 pub mod discovery;
+pub mod doctor;
 pub mod http;
 pub mod hub;
 pub mod limits;

@@ -8,6 +8,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
 
+/// The database's driver repeats a warning that is about how programs may be written. The configured filter comes after it.
+const QUIET: &str = "scylla::network::connection=error";
+
 /// Starts logging to standard error, for the whole process. Fails if something else logs already.
 pub fn start(log: &Log) -> anyhow::Result<()> {
     subscriber(log, std::io::stderr)?.try_init()?;
@@ -18,7 +21,7 @@ fn subscriber<W>(log: &Log, writer: W) -> anyhow::Result<Box<dyn tracing::Subscr
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&log.filter.0)?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", log.filter.0))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     Ok(match log.format {
         // Colours would end up in files; a terminal shows levels well enough without them.

@@ -5,8 +5,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::source::{Problem, Sources};
-use super::value::{Cidr, LogFilter, LogFormat, Secret, Setting, Url, WebOrigin};
-use crate::discovery::{HostTemplate, RegionNetwork, Roles};
+use super::value::{
+    BrokerAddress, Cidr, LogFilter, LogFormat, Password as Phrase, Secret, Setting, StoreAddress,
+    Url, WebOrigin,
+};
+use crate::discovery::{HostTemplate, Region, RegionNetwork, Roles};
 
 /// What is known of a setting besides its value.
 #[derive(Debug)]
@@ -144,8 +147,20 @@ settings! {
         /// Bearer token that `/metrics` and `/v1/admin/` ask for. Without it they answer everyone who reaches the port.
         admin_token: Option<Secret> = "";
         /// Directory of the embedded store, the log and the signing key. It is created if it does not exist, and one
-        /// node at a time can use it.
+        /// node at a time can use it. Not used with `broker` and `store`.
         data_dir: PathBuf = "./data";
+        /// Where the log and the bus are: `embedded` for one node by itself, or the addresses of NATS servers for a
+        /// platform of many nodes, such as `nats://nats-0:4222,nats://nats-1:4222`. One that answers is enough; it names
+        /// the others. See `[nats]`. Broker and store must be both embedded or both not.
+        broker: BrokerAddress = "embedded";
+        /// Where everything is kept: `embedded` for one node by itself, or the first nodes and the keyspace of a ScyllaDB
+        /// or Apache Cassandra, such as `scylla://scylla-0:9042,scylla-1:9042/chat`. See `[scylla]`.
+        store: StoreAddress = "embedded";
+        /// Version of the program that this node belongs to, such as `2026.11-green`. While nodes of the revision in the
+        /// key `owner_revision` are alive, only they own partitions.
+        revision: Option<String> = "";
+        /// Region of this node, such as `eu-central`. Other nodes learn it.
+        region: Option<Region> = "";
         /// Address under which clients reach this node, such as `https://chat.example.org`: what service discovery
         /// answers, and an origin that browsers may connect from. Made from `listen` if absent.
         public_url: Option<Url> = "";
@@ -231,7 +246,7 @@ settings! {
         refresh_lifetime_days: u64 = "60" in 1..=3_650;
         /// File with signing keys, a JSON Web Key Set (RFC 7517) of `oct` keys. The first one signs, all of them verify:
         /// put a new key in front, and remove the old one when its last token has expired. If absent, the node makes
-        /// `token.key` in `data_dir` and keeps it.
+        /// `token.key` in `data_dir` and keeps it. The nodes of a platform need the same keys, so with NATS it must be set.
         key_file: Option<PathBuf> = "";
     }
 
@@ -272,6 +287,55 @@ settings! {
         store_bytes_max: u64 = "0";
         /// Largest size of the log in bytes; 0 for no limit. At the limit sends are refused as `storage_full`.
         log_bytes_max: u64 = "0";
+    }
+
+    /// The NATS servers of `broker`. Version 2.12 or newer, with JetStream.
+    nats: Nats {
+        /// Name to log in with.
+        user: Option<String> = "";
+        /// Password to log in with.
+        password: Option<Phrase> = "";
+        /// Token to log in with, instead of a name.
+        token: Option<Phrase> = "";
+        /// File with a JWT and its key, as `nsc` writes it, to log in with instead of a name.
+        credentials_file: Option<PathBuf> = "";
+        /// Whether nothing is sent without TLS. Servers may ask for it by themselves.
+        tls: bool = "false";
+        /// PEM file of the authorities that vouch for the servers; without it the system's.
+        ca_file: Option<PathBuf> = "";
+        /// PEM file of a certificate for servers that ask for one. Needs `nats.key_file`.
+        certificate_file: Option<PathBuf> = "";
+        /// PEM file of that certificate's key.
+        key_file: Option<PathBuf> = "";
+        /// In front of the names of all streams and subjects, so that platforms can share servers: letters, digits, `-`
+        /// and `_`.
+        prefix: String = "chat";
+        /// Streams that the log is spread over. Fixed when the platform is created.
+        streams: u32 = "4" in 1..=64;
+        /// Copies of each stream: 1, 3 or 5, on as many servers. With 1, what was acknowledged is lost with its server's
+        /// disk.
+        replicas: u32 = "3" in 1..=5;
+        /// What each stream may take of the servers' disks, in bytes; they reserve it. When it is full, sends are refused
+        /// as `storage_full`.
+        stream_bytes_max: u64 = "4294967296" in 1_048_576..=1_125_899_906_842_624;
+    }
+
+    /// The ScyllaDB or Apache Cassandra of `store`.
+    scylla: Scylla {
+        /// Name to log in with. Needs `scylla.password`.
+        user: Option<String> = "";
+        /// Password to log in with.
+        password: Option<Phrase> = "";
+        /// PEM file of the authority that signed the servers' certificates. If set, connections use TLS.
+        ca_file: Option<PathBuf> = "";
+        /// PEM file of a certificate for servers that ask for one. Needs `scylla.key_file`.
+        certificate_file: Option<PathBuf> = "";
+        /// PEM file of that certificate's key.
+        key_file: Option<PathBuf> = "";
+        /// The data centre near this node: its replicas are asked, and most of them must answer.
+        datacenter: String = "datacenter1";
+        /// Copies in that data centre, if the keyspace is not there yet and is made. An existing one stays as it is.
+        replication_factor: u32 = "3" in 1..=9;
     }
 
     /// The end of a node, on SIGTERM or SIGINT.

@@ -10,12 +10,16 @@ mod value;
 
 pub use document::{example, manual};
 pub use fields::{
-    Config, Discovery, FIELDS, Field, Log, Oidc, Password, RateLimits, Shutdown, Storage, Token,
-    TrustedProxy,
+    Config, Discovery, FIELDS, Field, Log, Nats, Oidc, Password, RateLimits, Scylla, Shutdown,
+    Storage, Token, TrustedProxy,
 };
 pub use source::{Origin, Problem, Sources, arguments};
-pub use value::{Cidr, LogFilter, LogFormat, Secret, Url, WebOrigin};
+pub use value::{
+    BrokerAddress, Cidr, LogFilter, LogFormat, Password as Phrase, Secret, StoreAddress, Url,
+    WebOrigin,
+};
 
+use crate::discovery::Roles;
 use crate::limits;
 
 impl Config {
@@ -64,7 +68,82 @@ impl Config {
                 self.password.memory_kib
             ));
         }
-        self.check_oidc()
+        self.check_oidc()?;
+        self.check_host()?;
+        self.check_backends()
+    }
+
+    fn check_backends(&self) -> Result<(), String> {
+        let (nats, scylla) = (&self.nats, &self.scylla);
+        match (&self.broker, &self.store) {
+            (BrokerAddress::Embedded, StoreAddress::Embedded) => return self.check_alone(),
+            (BrokerAddress::Embedded, _) => {
+                return Err("broker must be the address of NATS servers when store is not embedded, because many nodes \
+                            cannot share an embedded log."
+                    .to_owned());
+            }
+            (_, StoreAddress::Embedded) => {
+                return Err("store must be the address of a ScyllaDB when broker is not embedded, because many nodes \
+                            cannot share an embedded store."
+                    .to_owned());
+            }
+            _ => {}
+        }
+        if self.token.key_file.is_none() {
+            return Err("token.key_file must be set when broker is not embedded, so that every node accepts the tokens \
+                        of the others. A file that does not exist is made; give the same one to all nodes."
+                .to_owned());
+        }
+        if ![1, 3, 5].contains(&nats.replicas) {
+            return Err(format!("nats.replicas must be 1, 3 or 5, but it is {}.", nats.replicas));
+        }
+        let pairs = [
+            ("nats.user", nats.user.is_some(), "nats.password", nats.password.is_some()),
+            (
+                "nats.certificate_file",
+                nats.certificate_file.is_some(),
+                "nats.key_file",
+                nats.key_file.is_some(),
+            ),
+            ("scylla.user", scylla.user.is_some(), "scylla.password", scylla.password.is_some()),
+            (
+                "scylla.certificate_file",
+                scylla.certificate_file.is_some(),
+                "scylla.key_file",
+                scylla.key_file.is_some(),
+            ),
+        ];
+        match pairs.into_iter().find(|(_, one, _, other)| one != other) {
+            Some((name, true, missing, _)) | Some((missing, _, name, _)) => {
+                Err(format!("{missing} must be set, because {name} is."))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A node by itself is the whole platform.
+    fn check_alone(&self) -> Result<(), String> {
+        match self.roles == Roles::ALL {
+            true => Ok(()),
+            false => Err(format!(
+                "roles must be {} when broker is embedded, because there is no other node to do the rest, but it is {}.",
+                Roles::ALL,
+                self.roles
+            )),
+        }
+    }
+
+    /// What node name and region make of the template is known before the start.
+    fn check_host(&self) -> Result<(), String> {
+        let Some(template) = &self.advertise_host_template else { return Ok(()) };
+        match template.fill(&self.node_name, self.region.as_ref()) {
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "advertise_host_template must give a host name with node_name {:?} and region {:?}, but it is {template}.",
+                self.node_name,
+                self.region.as_ref().map_or("", |region| region.as_str())
+            )),
+        }
     }
 
     fn check_oidc(&self) -> Result<(), String> {

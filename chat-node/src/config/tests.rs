@@ -5,6 +5,10 @@ use clap::Command;
 
 use super::*;
 
+const NATS: &str = "--broker=nats://a:1,tls://b";
+const SCYLLA: &str = "--store=scylla://a,[::1],b:2/chat";
+const KEYS: &str = "--token-key-file=keys.json";
+
 fn gather(
     flags: &[&str],
     environment: &[(&str, &str)],
@@ -112,9 +116,43 @@ fn settings_that_contradict_each_other_are_refused() {
         (&["--shutdown-grace-ms=3000"], "shutdown.grace_ms"),
         (&["--password-memory-kib=8", "--password-parallelism=2"], "password.memory_kib"),
         (&["--oidc-issuer=https://id.example.org"], "oidc.audience"),
+        (&["--roles=gateway"], "roles"),
+        (&["--advertise-host-template={node}.{region}.example.org"], "advertise_host_template"),
+        (
+            &["--advertise-host-template={node}.example.org", "--node-name=a b"],
+            "advertise_host_template",
+        ),
+        (&["--broker=nats://a:1"], "store"),
+        (&["--store=scylla://a/chat"], "broker"),
+        (&[NATS, SCYLLA], "token.key_file"),
+        (&[NATS, SCYLLA, KEYS, "--nats-replicas=2"], "nats.replicas"),
+        (&[NATS, SCYLLA, KEYS, "--nats-user=chat"], "nats.password"),
+        (&[NATS, SCYLLA, KEYS, "--scylla-key-file=key.pem"], "scylla.certificate_file"),
     ] {
         let sentence = gather(flags, &[], None).unwrap_err();
         assert!(sentence.starts_with(named), "{sentence}");
+    }
+}
+
+#[test]
+fn the_addresses_of_a_platform_are_read_and_shown() {
+    let flags = [NATS, SCYLLA, KEYS];
+    let config =
+        gather(&flags, &[("CHAT_NATS_PASSWORD", "x")], Some("[nats]\nuser = \"chat\"")).unwrap();
+    let servers = vec!["nats://a:1".to_owned(), "tls://b".to_owned()];
+    assert_eq!(config.broker, BrokerAddress::Nats(servers));
+    let hosts = vec!["a:9042".to_owned(), "[::1]:9042".to_owned(), "b:2".to_owned()];
+    assert_eq!(config.store, StoreAddress::Scylla { hosts, keyspace: "chat".to_owned() });
+    assert!(config.to_toml().contains("broker = \"nats://a:1,tls://b\""));
+    for bad in ["nats://", "http://a:1", "nats://a:b", "nats://u:p@a:1", "nats://a,,nats://b", ""] {
+        let given = [&format!("--broker={bad}")[..], SCYLLA, KEYS];
+        assert!(gather(&given, &[], None).is_err(), "{bad}");
+    }
+    for bad in
+        ["scylla://a", "scylla:///chat", "scylla://a/Chat", "scylla://a/chat?x=1", "a:1/chat"]
+    {
+        let given = [&format!("--store={bad}")[..], NATS, KEYS];
+        assert!(gather(&given, &[], None).is_err(), "{bad}");
     }
 }
 

@@ -217,6 +217,128 @@ impl Setting for Secret {
     }
 }
 
+/// A password or token of another system, which is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// The password itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Setting for Password {
+    const FORM: &'static str = "a secret without control characters";
+    const SECRET: bool = true;
+    fn from_text(text: &str) -> Option<Password> {
+        (!text.is_empty() && !text.contains(char::is_control)).then(|| Password(text.to_owned()))
+    }
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String("***".to_owned()))
+    }
+}
+
+const EMBEDDED: &str = "embedded";
+
+/// Where the log, the keys and the bus are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokerAddress {
+    /// In the node itself.
+    Embedded,
+    /// On NATS servers with these addresses.
+    Nats(Vec<String>),
+}
+
+impl fmt::Display for BrokerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokerAddress::Embedded => f.write_str(EMBEDDED),
+            BrokerAddress::Nats(servers) => f.write_str(&servers.join(",")),
+        }
+    }
+}
+
+impl Setting for BrokerAddress {
+    const FORM: &'static str = "embedded, or addresses such as nats://nats-0:4222,nats://nats-1:4222 without user or \
+                                password (those are settings of their own)";
+    fn from_text(text: &str) -> Option<BrokerAddress> {
+        if text == EMBEDDED {
+            return Some(BrokerAddress::Embedded);
+        }
+        let server = |part: &str| {
+            let host = part.strip_prefix("nats://").or_else(|| part.strip_prefix("tls://"))?;
+            host_and_port(host).then(|| part.to_owned())
+        };
+        text.split(',')
+            .map(|part| server(part.trim()))
+            .collect::<Option<_>>()
+            .map(BrokerAddress::Nats)
+    }
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.to_string()))
+    }
+}
+
+/// The port that CQL databases listen on.
+const CQL_PORT: u16 = 9042;
+
+/// Where everything is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAddress {
+    /// In the node itself.
+    Embedded,
+    /// In a ScyllaDB or Apache Cassandra.
+    Scylla {
+        /// The first nodes to ask, each with its port.
+        hosts: Vec<String>,
+        /// The keyspace.
+        keyspace: String,
+    },
+}
+
+impl fmt::Display for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreAddress::Embedded => f.write_str(EMBEDDED),
+            StoreAddress::Scylla { hosts, keyspace } => {
+                write!(f, "scylla://{}/{keyspace}", hosts.join(","))
+            }
+        }
+    }
+}
+
+impl Setting for StoreAddress {
+    const FORM: &'static str = "embedded, or an address with a keyspace such as scylla://scylla-0:9042,scylla-1:9042/chat without user or \
+         password (those are settings of their own)";
+    fn from_text(text: &str) -> Option<StoreAddress> {
+        if text == EMBEDDED {
+            return Some(StoreAddress::Embedded);
+        }
+        let (hosts, keyspace) = text.strip_prefix("scylla://")?.split_once('/')?;
+        let host = |part: &str| {
+            let has_port = part.rsplit_once(':').is_some_and(|(_, end)| !end.contains(']'));
+            let host = if has_port { part.to_owned() } else { format!("{part}:{CQL_PORT}") };
+            host_and_port(&host).then_some(host)
+        };
+        let hosts = hosts.split(',').map(|part| host(part.trim())).collect::<Option<_>>()?;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let fits = keyspace.starts_with(|c: char| c.is_ascii_lowercase())
+            && keyspace.len() <= 48
+            && keyspace.chars().all(plain);
+        fits.then(|| StoreAddress::Scylla { hosts, keyspace: keyspace.to_owned() })
+    }
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.to_string()))
+    }
+}
+
 /// An `http` or `https` address without user, query or fragment, and without a slash at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url(String);
@@ -279,7 +401,8 @@ impl Setting for Roles {
         Roles::parse(text)
     }
     fn from_toml(value: &Value) -> Option<Roles> {
-        let names = value.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<&str>>>()?;
+        let Some(names) = value.as_array() else { return Roles::parse(value.as_str()?) };
+        let names = names.iter().map(Value::as_str).collect::<Option<Vec<&str>>>()?;
         Roles::parse(&names.join(","))
     }
     fn to_toml(&self) -> Option<Value> {

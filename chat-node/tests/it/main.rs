@@ -11,6 +11,8 @@
 mod backup;
 mod bad_input;
 mod client;
+mod cluster;
+mod doctor;
 mod durability;
 mod full_disk;
 mod presence;

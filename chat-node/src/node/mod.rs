@@ -3,20 +3,20 @@
 //! The end: 1. not ready, and no more connections; 2. clients are told to come back, and their sockets close; 3. requests
 //! under way finish; 4. owners settle, write and close their logs; 5. tasks end; 6. store and log close.
 
+pub(crate) mod ports;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_broker::embedded::EmbeddedBroker;
-use chat_broker::{Broker, Receiver, RequestError, Revision, Subject};
+use chat_broker::{Receiver, RequestError, Subject};
 use chat_protocol::id::PARTITIONS;
 use chat_protocol::{NodeId, Partition};
 use chat_store::Store;
-use chat_store::embedded::EmbeddedStore;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,14 +25,12 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin::{self, Admin};
 use crate::auth::{self, Auth, KeyRing, PasswordCost};
-use crate::backup::{STORE_EPOCH_KEY, epoch_value};
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::conversation::metrics::Metrics;
 use crate::conversation::owner::Shared;
 use crate::conversation::owners::{Companion, Owners};
 use crate::conversation::router::Router;
-use crate::data_directory::DataDirectory;
 use crate::discovery::{Directory, NodeDescription};
 use crate::hub::Hub;
 use crate::partition::Lease;
@@ -40,6 +38,7 @@ use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceSe
 use crate::session::{self, Gateway, Parts};
 use crate::watermark::Watermarks;
 use crate::{http, limits, presence, server, transport};
+use ports::Ports;
 
 /// Records stay in the log at least this long.
 const LOG_RETENTION: Duration = Duration::from_secs(72 * 3_600);
@@ -49,13 +48,6 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Deadline of requests between nodes about presence.
 const PRESENCE_DEADLINE: Duration = Duration::from_secs(2);
-
-/// What a node keeps of its data directory while it runs.
-struct Ports {
-    broker: Arc<dyn Broker>,
-    store: Arc<dyn Store>,
-    _directory: Option<DataDirectory>,
-}
 
 /// Everything that runs.
 struct Node {
@@ -76,12 +68,12 @@ struct Node {
 
 /// Runs a node until `stop` is called, and then ends it gracefully.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let directory = DataDirectory::open(&config.data_dir)?;
-    let keys = keys(&config, &directory)?;
+    let directory = ports::directory(&config)?;
+    let keys = ports::keys(&config, directory.as_ref())?;
     let listener = listen(config.listen, "listen").await?;
     let admin_listener = listen(config.admin_listen, "admin_listen").await?;
-    let ports = open(&config, directory)?;
-    let epoch = agree_on_epoch(&*ports.broker, &*ports.store).await?;
+    let ports = Box::pin(ports::open(&config, directory)).await?;
+    let epoch = ports::agree_on_epoch(&*ports.broker, &*ports.store).await?;
     let node = build(&config, &ports, keys, epoch).await?;
     let draining = Arc::new(AtomicBool::new(false));
     let stop_accepting = CancellationToken::new();
@@ -112,7 +104,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         node.serving.clone(),
         stop_accepting.clone(),
     ));
-    tracing::info!(%address, admin = %admin_address, data = %config.data_dir.display(), "serving at http://{address}/");
+    tracing::info!(%address, admin = %admin_address, data = %ports.place, "serving at http://{address}/");
 
     stop.cancelled().await;
     let grace = Duration::from_millis(config.shutdown.grace_ms);
@@ -144,11 +136,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 /// The OpenAPI document of the HTTP API, as JSON.
 pub fn openapi() -> String {
     let document = async {
-        let ports = Ports {
-            broker: Arc::new(EmbeddedBroker::memory()),
-            store: Arc::new(EmbeddedStore::memory()),
-            _directory: None,
-        };
+        let ports = Ports::memory();
         let node = build(&Config::load(&Sources::default())?, &ports, KeyRing::random(), 0).await?;
         Ok::<_, anyhow::Error>(node.document.to_pretty_json()?)
     };
@@ -162,52 +150,6 @@ async fn listen(address: SocketAddr, field: &str) -> anyhow::Result<TcpListener>
     listener.with_context(|| {
         format!("cannot listen on {address}; choose another address with `{field}`")
     })
-}
-
-fn keys(config: &Config, directory: &DataDirectory) -> anyhow::Result<KeyRing> {
-    let own = directory.token_key();
-    let path = config.token.key_file.as_ref().unwrap_or(&own);
-    KeyRing::open_or_create(path)
-        .with_context(|| format!("read the signing keys in {}", path.display()))
-}
-
-fn open(config: &Config, directory: DataDirectory) -> anyhow::Result<Ports> {
-    let limit = |bytes: u64| (bytes > 0).then_some(bytes);
-    let store_options = chat_store::embedded::Options {
-        size_bytes_max: limit(config.storage.store_bytes_max),
-        ..Default::default()
-    };
-    let log_options = chat_broker::embedded::Options {
-        size_bytes_max: limit(config.storage.log_bytes_max),
-        ..Default::default()
-    };
-    Ok(Ports {
-        broker: Arc::new(EmbeddedBroker::open(&directory.log(), log_options)?),
-        store: Arc::new(EmbeddedStore::open(&directory.store(), store_options)?),
-        _directory: Some(directory),
-    })
-}
-
-/// Store and log must belong together: checkpoints of another log would hide what this one holds.
-async fn agree_on_epoch(broker: &dyn Broker, store: &dyn Store) -> anyhow::Result<u64> {
-    let epoch = store.epoch().await?;
-    let value = epoch_value(epoch);
-    let Some(entry) = broker.get(STORE_EPOCH_KEY).await? else {
-        for partition in Partition::all() {
-            let checkpoint = store.checkpoint(partition).await?;
-            ensure!(
-                checkpoint == Default::default(),
-                "the log is missing: the store was written from a log that is not here. Restore both from one backup."
-            );
-        }
-        let written = broker.put(STORE_EPOCH_KEY, Revision(0), value).await?;
-        ensure!(written.is_some(), "another node is starting on the same log; start it again");
-        return Ok(epoch);
-    };
-    if entry.value != value {
-        bail!("store and log do not belong together. Restore both from one backup.");
-    }
-    Ok(epoch)
 }
 
 async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> anyhow::Result<Node> {
@@ -399,11 +341,19 @@ fn auth_settings(config: &Config) -> auth::Settings {
     }
 }
 
+/// The host at which clients reach this node and no other.
+fn advertised_host(config: &Config) -> Option<String> {
+    let template = config.advertise_host_template.as_ref()?;
+    template.fill(&config.node_name, config.region.as_ref())
+}
+
 /// Where clients should be: a node by itself knows no other.
 fn directory(config: &Config, own: NodeId, keys: Arc<KeyRing>) -> Directory {
     let node = NodeDescription {
         name: config.node_name.clone(),
-        host: config.advertise_host_template.as_ref().and_then(|t| t.fill(&config.node_name, None)),
+        region: config.region.clone(),
+        host: advertised_host(config),
+        revision: config.revision.clone(),
         roles: config.roles,
         ..NodeDescription::alone(own)
     };
