@@ -62,7 +62,7 @@ pub enum Change {
 
 /// A watch tells of its own interruption at the latest this long after the last moment at which it was not interrupted.
 /// Whoever draws conclusions from silence adds it to the silence they wait for.
-pub const WATCH_SILENCE_MAX: Duration = Duration::from_secs(3);
+pub const WATCH_SILENCE_MAX: Duration = Duration::from_millis(1_500);
 
 /// What came of an append that was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -25,6 +25,7 @@ pub mod http;
 pub mod hub;
 pub mod limits;
 pub mod logging;
+pub mod membership;
 pub mod node;
 pub mod partition;
 pub mod presence;

@@ -21,9 +21,9 @@ use super::keys::Keys;
 use super::message::{is_removal, number};
 use crate::broker::{Change, Entry, Revision, WATCH_SILENCE_MAX, Watch};
 
-const HEARTBEAT: Duration = Duration::from_millis(500);
+const HEARTBEAT: Duration = Duration::from_millis(250);
 /// Without any message for this long the watch is interrupted.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 const _: () = assert!(SILENCE_MAX.as_millis() < WATCH_SILENCE_MAX.as_millis());
 /// The server drops the consumer of a watcher who is gone after this time.
 const INACTIVE: Duration = Duration::from_secs(5);

@@ -19,6 +19,10 @@ pub struct Metrics {
     pub write_retries: Counter,
     /// Partitions this node owns.
     pub partitions_owned: Gauge,
+    /// Partitions closed for another node.
+    pub hand_overs: Counter,
+    /// Partitions opened that their owner had not closed.
+    pub take_overs: Counter,
     /// How far the safe watermark is behind the clock.
     pub safe_watermark_lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
@@ -51,6 +55,16 @@ impl Metrics {
             "partitions_owned",
             "Partitions this node owns",
             self.partitions_owned.clone(),
+        );
+        registry.register(
+            "partition_hand_overs",
+            "Partitions closed so that another node takes them",
+            self.hand_overs.clone(),
+        );
+        registry.register(
+            "partition_take_overs",
+            "Partitions opened that their owner had not closed: it died, or was cut off",
+            self.take_overs.clone(),
         );
         registry.register(
             "safe_watermark_lag_seconds",

@@ -1,6 +1,6 @@
 //! The partitions that this node owns, and the announcements of their watermarks.
 
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use ahash::HashMap;
@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chat_broker::{Responder, Subject};
 use chat_protocol::id::PARTITIONS;
-use chat_protocol::{Partition, record};
-use tokio::sync::{oneshot, watch};
+use chat_protocol::{NodeId, Partition, record};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::command::{Command, Reply};
-use super::owner::{Handle, Owner, Shared, Work, moved};
+use super::owner::{Ended, Handle, Owner, Shared, Tick, Work, moved};
 use crate::watermark::{Announcement, Echo, PartitionState, Watermarks};
 use chat_protocol::error::{Code, Refusal};
 
@@ -49,12 +50,54 @@ pub struct Owners {
     watermarks: Arc<Watermarks>,
     companion: Arc<dyn Companion>,
     handles: Vec<RwLock<Option<Handle>>>,
-    /// Ends the owner of a partition gracefully.
-    releases: Mutex<HashMap<Partition, CancellationToken>>,
+    taken: Mutex<HashMap<Partition, Taken>>,
+    /// Partitions whose log took no closing record.
+    unclosed: Mutex<Vec<Partition>>,
+    changed: Notify,
     /// Highest probe heard, by node.
     probes: Mutex<HashMap<Vec<u8>, u64>>,
-    tick: watch::Sender<u64>,
+    tick: watch::Sender<Tick>,
     tracker: TaskTracker,
+}
+
+/// A partition that is being opened, is open, or is being closed.
+struct Taken {
+    /// Ends the owner gracefully.
+    stop: CancellationToken,
+    open_since: Option<Duration>,
+    /// Who is to take it next.
+    heir: Option<NodeId>,
+}
+
+/// What this node has of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Nothing.
+    Idle,
+    /// It is being opened.
+    Opening,
+    /// It is open, since this time.
+    Open(Duration),
+    /// It is being closed.
+    Releasing,
+}
+
+/// First byte of what a node is told about a partition that was closed for it.
+const KIND_RELEASED: u8 = b'P';
+
+fn released(partition: Partition) -> Bytes {
+    let [high, low] = partition.0.to_be_bytes();
+    Bytes::copy_from_slice(&[KIND_RELEASED, high, low])
+}
+
+/// The partition that a payload for this node says was closed for it, if it says so.
+pub fn released_partition(payload: &[u8]) -> Option<Partition> {
+    match *payload {
+        // A newer node may say more behind it.
+        [KIND_RELEASED, high, low, ..] => Some(Partition(u16::from_be_bytes([high, low])))
+            .filter(|partition| partition.0 < PARTITIONS),
+        _ => None,
+    }
 }
 
 impl Owners {
@@ -70,9 +113,11 @@ impl Owners {
             watermarks,
             companion,
             handles: (0..PARTITIONS).map(|_| RwLock::new(None)).collect(),
-            releases: Mutex::new(HashMap::default()),
+            taken: Mutex::new(HashMap::default()),
+            unclosed: Mutex::default(),
+            changed: Notify::new(),
             probes: Mutex::new(HashMap::default()),
-            tick: watch::Sender::new(0),
+            tick: watch::Sender::new(Tick::default()),
             tracker,
         })
     }
@@ -91,31 +136,62 @@ impl Owners {
         Partition::all().filter(|partition| self.local(*partition).is_some()).count()
     }
 
+    /// What this node has of each partition, in their order.
+    pub fn holdings(&self) -> Vec<Holding> {
+        let taken = self.lock_taken();
+        let holding = |partition| match taken.get(&partition) {
+            None => Holding::Idle,
+            Some(taken) if taken.stop.is_cancelled() => Holding::Releasing,
+            Some(Taken { open_since: Some(since), .. }) => Holding::Open(*since),
+            Some(_) => Holding::Opening,
+        };
+        Partition::all().map(holding).collect()
+    }
+
+    /// Completes when a partition is opened or ended after this call.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Partitions whose log took no closing record since the last call: no other node can open them.
+    pub fn take_unclosed(&self) -> Vec<Partition> {
+        std::mem::take(&mut *self.unclosed.lock().expect("no code panics while it holds this lock"))
+    }
+
     /// Takes a partition, in the background: opens it and serves it until it is released, or another node takes it.
+    /// Nothing happens if it is another node's.
     pub fn take(self: &Arc<Self>, partition: Partition) {
+        self.take_soon(partition, Duration::ZERO);
+    }
+
+    /// The same for a partition that is said to be closed: a log that does not tell so yet is read for as long as
+    /// `patience`.
+    pub fn take_soon(self: &Arc<Self>, partition: Partition, patience: Duration) {
         let stop = CancellationToken::new();
-        let mut releases = self.releases.lock().expect("no code panics while it holds this lock");
-        if releases.contains_key(&partition) {
+        let mut taken = self.lock_taken();
+        if taken.contains_key(&partition) {
             return;
         }
-        releases.insert(partition, stop.clone());
-        drop(releases);
+        taken.insert(partition, Taken { stop: stop.clone(), open_since: None, heir: None });
+        drop(taken);
         let owners = self.clone();
         self.tracker.spawn(async move {
-            owners.own(partition, stop).await;
-            owners
-                .releases
-                .lock()
-                .expect("no code panics while it holds this lock")
-                .remove(&partition);
+            owners.own(partition, patience, stop).await;
+            owners.lock_taken().remove(&partition);
+            owners.changed.notify_waiters();
         });
     }
 
     /// Gives a partition up, in the background: settles, writes, and closes its log.
     pub fn release(&self, partition: Partition) {
-        let releases = self.releases.lock().expect("no code panics while it holds this lock");
-        if let Some(stop) = releases.get(&partition) {
-            stop.cancel();
+        self.release_to(partition, None);
+    }
+
+    /// The same, and tells the node that should take it next.
+    pub fn release_to(&self, partition: Partition, heir: Option<NodeId>) {
+        if let Some(taken) = self.lock_taken().get_mut(&partition) {
+            taken.heir = heir;
+            taken.stop.cancel();
         }
     }
 
@@ -124,26 +200,68 @@ impl Owners {
         Partition::all().for_each(|partition| self.release(partition));
     }
 
-    async fn own(self: &Arc<Self>, partition: Partition, stop: CancellationToken) {
-        let Some((owner, handle)) = Owner::open(self.shared.clone(), partition, &stop).await else {
-            return;
-        };
+    /// Has every owner write to its log, so that one which has lost its partition finds it out.
+    pub fn look_at_logs(&self) {
+        self.tick.send_modify(|tick| *tick = Tick { number: tick.number + 1, is_forced: true });
+    }
+
+    async fn own(
+        self: &Arc<Self>,
+        partition: Partition,
+        patience: Duration,
+        stop: CancellationToken,
+    ) {
+        let opening = Owner::open(self.shared.clone(), partition, patience, &stop);
+        let Some((owner, handle)) = opening.await else { return };
         let epoch = handle.epoch();
         self.companion.open(partition, epoch).await;
         self.set(partition, Some(handle));
         self.shared.metrics.partitions_owned.inc();
+        if let Some(taken) = self.lock_taken().get_mut(&partition) {
+            taken.open_since = Some(self.shared.clock.elapsed());
+        }
+        self.changed.notify_waiters();
+        let owner = self.tracker.spawn(owner.run(self.tick.subscribe(), stop.clone()));
         let subject = Subject::Partition(partition);
         let responder = Arc::new(PartitionResponder { owners: self.clone() });
+        // Commands of this node are served meanwhile: a server before that hangs is waited for.
         if let Err(error) = self.shared.bus.serve(subject, responder).await {
             tracing::warn!(%partition, %error, "other nodes cannot reach this partition yet");
         }
-        owner.run(self.tick.subscribe(), stop).await;
+        let ended = owner.await;
         self.set(partition, None);
+        if let Ok(ended) = ended {
+            self.tell_heir(partition, ended);
+        }
         self.shared.metrics.partitions_owned.dec();
         self.companion.close(partition);
         if let Err(error) = self.shared.bus.stop_serving(subject).await {
             tracing::debug!(%partition, %error, "cannot withdraw from the partition's subject");
         }
+    }
+
+    fn tell_heir(&self, partition: Partition, ended: Ended) {
+        let heir = self.lock_taken().get(&partition).and_then(|taken| taken.heir);
+        match ended {
+            Ended::Closed => {
+                if let Some(heir) = heir {
+                    self.shared.metrics.hand_overs.inc();
+                    self.shared.bus.publish(&[Subject::Node(heir)], released(partition));
+                }
+            }
+            Ended::Deposed => {}
+            Ended::Unclosed => {
+                let mut unclosed =
+                    self.unclosed.lock().expect("no code panics while it holds this lock");
+                if !unclosed.contains(&partition) {
+                    unclosed.push(partition);
+                }
+            }
+        }
+    }
+
+    fn lock_taken(&self) -> MutexGuard<'_, HashMap<Partition, Taken>> {
+        self.taken.lock().expect("no code panics while it holds this lock")
     }
 
     fn set(&self, partition: Partition, handle: Option<Handle>) {
@@ -161,7 +279,11 @@ impl Owners {
         loop {
             tokio::select! {
                 _ = announce.tick() => self.announce_once(),
-                _ = tick.tick() => self.tick.send_modify(|count| *count += 1),
+                _ = tick.tick() => {
+                    self.tick.send_modify(|tick| {
+                        *tick = Tick { number: tick.number + 1, is_forced: false };
+                    });
+                }
                 () = stop.cancelled() => return,
             }
         }
@@ -188,7 +310,10 @@ impl Owners {
         };
         let now = self.shared.clock.now();
         let heard = self.watermarks.highest_heard();
+        // A node whose lease is over may have been replaced: nothing it says as an owner counts until it has renewed it.
+        let is_held = self.shared.leases.is_held();
         let partitions = Partition::conversations()
+            .filter(|_| is_held)
             .filter_map(|partition| {
                 let (watermark, highest) = self.local(partition)?.watermark(now, heard)?;
                 let partition = partition.0 as u32;
@@ -209,6 +334,9 @@ impl Owners {
         command: Command,
     ) -> Option<oneshot::Receiver<Result<Reply, Refusal>>> {
         let handle = self.local(command.conversation_id.partition())?;
+        if !self.shared.leases.is_held() {
+            return None;
+        }
         let (reply, answer) = oneshot::channel();
         handle.submit(Work::new(command, reply));
         Some(answer)

@@ -22,6 +22,10 @@ use super::read::Reader;
 const HOLD: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// An owner that does not answer for this long may be gone, and a message is sent again: wherever its partition is by
+/// then, it is committed once.
+const ATTEMPT_MAX: Duration = Duration::from_millis(1_500);
+
 /// How long history waits for the owner's tail.
 const TAIL_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -74,18 +78,24 @@ impl Router {
                 },
                 None => self.ask_elsewhere(&command, until).await?,
             };
-            match answer {
-                Err(refusal)
-                    if refusal.code == Code::Moved && started.elapsed() < HOLD.min(deadline) =>
-                {
-                    // What was refused here may have been committed there.
-                    if let Action::Send(draft) = &mut command.action {
-                        draft.retry = true;
-                    }
-                    tokio::time::sleep(PAUSE).await;
+            let is_held = match &answer {
+                Err(refusal) if refusal.code == Code::Moved => {
+                    started.elapsed() < HOLD.min(deadline)
                 }
-                answer => return answer,
+                // No other command may be carried out twice.
+                Err(refusal) if refusal.code == Code::DeadlineExceeded => {
+                    Instant::now() < until && matches!(command.action, Action::Send(_))
+                }
+                _ => false,
+            };
+            if !is_held {
+                return answer;
             }
+            // What was refused or not answered here may have been committed there.
+            if let Action::Send(draft) = &mut command.action {
+                draft.retry = true;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -103,11 +113,14 @@ impl Router {
             ));
         }
         let subject = Subject::Partition(command.conversation_id.partition());
-        let remaining = until.saturating_duration_since(Instant::now());
+        let mut remaining = until.saturating_duration_since(Instant::now());
+        if matches!(command.action, Action::Send(_)) {
+            remaining = remaining.min(ATTEMPT_MAX);
+        }
         match self.bus.request(subject, payload.into(), remaining).await {
             Ok(answer) => Ok(serde_json::from_slice(&answer).unwrap_or_else(|_| Err(moved()))),
             Err(RequestError::NoResponder) => Ok(Err(moved())),
-            Err(RequestError::Deadline | RequestError::Unavailable(_)) => Err(no_answer()),
+            Err(RequestError::Deadline | RequestError::Unavailable(_)) => Ok(Err(no_answer())),
         }
     }
 

@@ -21,6 +21,11 @@ impl Role {
     /// Every role.
     pub const ALL: [Role; 3] = [Role::Api, Role::Gateway, Role::Partitions];
 
+    /// The role with this name.
+    pub fn named(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.as_str() == name)
+    }
+
     /// Its name in settings.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,7 +52,7 @@ impl Roles {
 
     /// Names of roles with commas between them. `None`: one is not known, or there are none.
     pub fn parse(text: &str) -> Option<Roles> {
-        let named = |name: &str| Role::ALL.into_iter().find(|role| role.as_str() == name.trim());
+        let named = |name: &str| Role::named(name.trim());
         Roles::of(text.split(',').map(named).collect::<Option<Vec<Role>>>()?)
     }
 

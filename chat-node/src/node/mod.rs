@@ -1,13 +1,15 @@
 //! The composition root: builds everything, runs it, and ends it in order.
 //!
-//! The end: 1. not ready, and no more connections; 2. clients are told to come back, and their sockets close; 3. requests
-//! under way finish; 4. owners settle, write and close their logs; 5. tasks end; 6. store and log close.
+//! The end: 1. not ready; among many nodes its partitions go to others; no more connections; 2. clients are told to come
+//! back, and their sockets close; 3. requests under way finish; 4. owners settle, write and close their logs; 5. tasks end;
+//! 6. store and log close.
 
+mod places;
 pub(crate) mod ports;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -26,14 +28,15 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::admin::{self, Admin};
 use crate::auth::{self, Auth, KeyRing, PasswordCost};
 use crate::clock::Clock;
-use crate::config::{Config, Sources};
+use crate::config::{BrokerAddress, Config, Sources};
 use crate::conversation::metrics::Metrics;
 use crate::conversation::owner::Shared;
 use crate::conversation::owners::{Companion, Owners};
 use crate::conversation::router::Router;
-use crate::discovery::{Directory, NodeDescription};
+use crate::discovery::Role;
 use crate::hub::Hub;
-use crate::partition::Lease;
+use crate::membership::{self, Membership, NodeEntry};
+use crate::partition::{Alone, Lease, Leases};
 use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
 use crate::session::{self, Gateway, Parts};
 use crate::watermark::Watermarks;
@@ -46,11 +49,16 @@ const LOG_RETENTION: Duration = Duration::from_secs(72 * 3_600);
 /// How often rows whose time is over are removed.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
 
+/// What the bus lost is read from the store within this time.
+const READ_AFTER_INTERRUPTION: Duration = Duration::from_secs(3);
+
 /// Deadline of requests between nodes about presence.
 const PRESENCE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Everything that runs.
 struct Node {
+    /// Among many nodes.
+    membership: Option<Arc<Membership>>,
     owners: Arc<Owners>,
     watermarks: Arc<Watermarks>,
     gateway: Arc<Gateway>,
@@ -77,14 +85,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let node = build(&config, &ports, keys, epoch).await?;
     let draining = Arc::new(AtomicBool::new(false));
     let stop_accepting = CancellationToken::new();
-    Partition::all().for_each(|partition| node.owners.take(partition));
+    match &node.membership {
+        Some(membership) => {
+            membership.run(node.owners.clone(), &node.keeping, node.stop_keeping.clone());
+        }
+        // Nobody else can own anything.
+        None => Partition::all().for_each(|partition| node.owners.take(partition)),
+    }
     node.keeping.spawn(node.owners.clone().announce(node.stop_keeping.clone()));
     node.keeping.spawn(expire(ports.store.clone(), node.stop_keeping.clone()));
-    let admin = Admin {
-        registry: Arc::new(node.registry),
-        not_ready: not_ready(node.owners.clone(), node.watermarks.clone(), draining.clone()),
-        token: config.admin_token.clone(),
-    };
+    let not_ready = not_ready(&node, draining.clone());
+    let admin =
+        Admin { registry: Arc::new(node.registry), not_ready, token: config.admin_token.clone() };
     let admin_settings = server::Settings { proxies: vec![], ..server_settings(&config) };
     let stop_admin = node.stop_keeping.clone();
     let admin_address = admin_listener.local_addr()?;
@@ -110,6 +122,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let grace = Duration::from_millis(config.shutdown.grace_ms);
     let ended = async {
         draining.store(true, Ordering::Relaxed);
+        if let Some(membership) = &node.membership {
+            tracing::info!("ending: partitions go to other nodes");
+            let left = tokio::time::timeout(grace / 3, membership.leave(&node.owners)).await;
+            if left.is_err() {
+                tracing::warn!(
+                    "not every partition could be closed in time; others wait for the lease"
+                );
+            }
+        }
         tracing::info!("ending: clients are told to connect again");
         stop_accepting.cancel();
         let jitter_ms = config.shutdown.drain_jitter_ms;
@@ -159,11 +180,23 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
     let auth = Arc::new(Auth::new(auth_settings(config), keys.clone(), clock.clone())?);
     let session_metrics = session::Metrics::default();
     let hub = Hub::new(clock.clone(), session_metrics.hub.clone());
-    let ear = Arc::new(Ear { hub: hub.clone(), auth: auth.clone(), owners: OnceLock::new() });
+    let membership = membership(config, ports, &clock, lease);
+    let leases: Arc<dyn Leases> = match &membership {
+        Some(membership) => membership.clone(),
+        None => Arc::new(Alone),
+    };
+    let ear = Arc::new(Ear {
+        hub: hub.clone(),
+        auth: auth.clone(),
+        membership: membership.clone(),
+        owners: OnceLock::new(),
+        gateway: OnceLock::new(),
+    });
     let bus = ports.broker.connect(ear.clone()).await?;
     hub.attach(bus.clone());
     bus.subscribe(Subject::Watermarks).await?;
     bus.subscribe(Subject::Nodes).await?;
+    bus.subscribe(Subject::Node(lease.node)).await?;
     let (serving, keeping, owning) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let stop_keeping = CancellationToken::new();
 
@@ -177,6 +210,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         clock.clone(),
         ports.store.clone(),
         bus.clone(),
+        leases.clone(),
         presence_metrics.clone(),
     );
     let route =
@@ -199,6 +233,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         store: ports.store.clone(),
         clock: clock.clone(),
         lease,
+        leases,
         room_window: Duration::from_millis(config.room_batch_window_ms),
         log_retention: LOG_RETENTION,
         unwritten_bytes: AtomicUsize::new(0),
@@ -213,7 +248,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
     presence_owners.run(&keeping, stop_keeping.clone());
     presences.clone().run(&keeping, stop_keeping.clone());
 
-    let directory = Arc::new(directory(config, lease.node, keys));
+    let directory = Arc::new(places::directory(config, lease.node, membership.clone(), keys));
     let gateway = Gateway::new(Parts {
         settings: session_settings(config),
         clock: clock.clone(),
@@ -228,6 +263,8 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         metrics: session_metrics.clone(),
     });
     gateway.spawn(&keeping, &stop_keeping);
+    // The gateway holds the bus, and the bus its receiver.
+    ensure!(ear.gateway.set(Arc::downgrade(&gateway)).is_ok(), "the bus has one gateway");
     let transports: OpenApiRouter = transport::websocket::router(gateway.clone())
         .merge(transport::poll::router(gateway.clone()))
         .merge(transport::events::router(gateway.clone()));
@@ -246,7 +283,15 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
     metrics.register(&mut registry);
     session_metrics.register(&mut registry);
     presence_metrics.register(&mut registry);
+    if let Some(membership) = &membership {
+        membership.metrics().register(&mut registry);
+        let gateway = Arc::downgrade(&gateway);
+        membership.count_connections(move || {
+            gateway.upgrade().map_or(0, |gateway| gateway.sessions.len() as u64)
+        });
+    }
     Ok(Node {
+        membership,
         owners,
         watermarks,
         gateway,
@@ -341,39 +386,56 @@ fn auth_settings(config: &Config) -> auth::Settings {
     }
 }
 
-/// The host at which clients reach this node and no other.
-fn advertised_host(config: &Config) -> Option<String> {
-    let template = config.advertise_host_template.as_ref()?;
-    template.fill(&config.node_name, config.region.as_ref())
-}
-
-/// Where clients should be: a node by itself knows no other.
-fn directory(config: &Config, own: NodeId, keys: Arc<KeyRing>) -> Directory {
-    let node = NodeDescription {
+/// This node's place among others; none if there can be no others.
+fn membership(
+    config: &Config,
+    ports: &Ports,
+    clock: &Clock,
+    lease: Lease,
+) -> Option<Arc<Membership>> {
+    if config.broker == BrokerAddress::Embedded {
+        return None;
+    }
+    let about = NodeEntry {
+        node: lease.node,
+        start: lease.start,
         name: config.node_name.clone(),
-        region: config.region.clone(),
-        host: advertised_host(config),
-        revision: config.revision.clone(),
-        roles: config.roles,
-        ..NodeDescription::alone(own)
+        address: places::advertised_host(config),
+        region: config.region.as_ref().map(|region| region.as_str().to_owned()),
+        revision: config.revision.clone().unwrap_or_default(),
+        roles: config.roles.to_string().split(',').map(str::to_owned).collect(),
+        connections: 0,
+        capacity: config.connections_max,
+        owns: false,
+        draining: false,
+        counter: 0,
     };
-    Directory::new(own, move || vec![node.clone()], keys)
+    Some(Membership::new(membership::Parts {
+        settings: membership::Settings::default(),
+        broker: ports.broker.clone(),
+        clock: clock.clone(),
+        about,
+        has_role: config.roles.has(Role::Partitions),
+        metrics: membership::Metrics::default(),
+    }))
 }
 
 /// Why the node should not get traffic.
-fn not_ready(
-    owners: Arc<Owners>,
-    watermarks: Arc<Watermarks>,
-    draining: Arc<AtomicBool>,
-) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+fn not_ready(node: &Node, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    let (owners, watermarks) = (node.owners.clone(), node.watermarks.clone());
+    let membership = node.membership.clone();
     Arc::new(move || {
         let mut reasons = vec![];
         if draining.load(Ordering::Relaxed) {
             reasons.push("The node is ending.".to_owned());
         }
-        let open = owners.open_count();
-        if open < PARTITIONS as usize {
-            reasons.push(format!("{open} of {PARTITIONS} partitions are open."));
+        if let Some(membership) = &membership {
+            reasons.extend(membership.not_ready());
+        } else {
+            let open = owners.open_count();
+            if open < PARTITIONS as usize {
+                reasons.push(format!("{open} of {PARTITIONS} partitions are open."));
+            }
         }
         if watermarks.safe().0 == 0 {
             reasons.push("The safe watermark is not known yet.".to_owned());
@@ -405,7 +467,9 @@ async fn expire(store: Arc<dyn Store>, stop: CancellationToken) {
 struct Ear {
     hub: Arc<Hub>,
     auth: Arc<Auth>,
+    membership: Option<Arc<Membership>>,
     owners: OnceLock<Arc<Owners>>,
+    gateway: OnceLock<Weak<Gateway>>,
 }
 
 impl Receiver for Ear {
@@ -422,7 +486,19 @@ impl Receiver for Ear {
                     tracing::debug!("a payload for all nodes is not known to this one");
                 }
             }
-            Some(Subject::Partition(_) | Subject::Node(_)) | None => {}
+            Some(Subject::Node(_)) => {
+                let is_known = self.membership.as_ref().is_some_and(|known| known.hear(&payload));
+                if !is_known {
+                    tracing::debug!("a payload for this node is not known to it");
+                }
+            }
+            Some(Subject::Partition(_)) | None => {}
+        }
+    }
+
+    fn interrupted(&self) {
+        if let Some(gateway) = self.gateway.get().and_then(Weak::upgrade) {
+            gateway.read_all_within(READ_AFTER_INTERRUPTION);
         }
     }
 }

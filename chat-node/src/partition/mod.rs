@@ -4,8 +4,10 @@
 //! here knows what the entries mean.
 
 pub mod append;
+mod lease;
 pub mod ownership;
 #[cfg(test)]
 mod tests;
 
+pub use lease::{Alone, Leases};
 pub use ownership::{Lease, Ownership};

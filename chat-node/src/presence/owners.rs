@@ -19,6 +19,7 @@ use super::owner::{Owner, Transition};
 use super::writes::Writes;
 use super::{Metrics, PresenceCommand, PresenceReply, Settings};
 use crate::clock::Clock;
+use crate::partition::Leases;
 
 /// How long a new owner waits for the store before it goes on without knowing who was online.
 const ROWS_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ pub struct PresenceOwners {
     clock: Clock,
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
+    leases: Arc<dyn Leases>,
     metrics: Metrics,
     open: Mutex<HashMap<Partition, Open>>,
     opened: Notify,
@@ -56,10 +58,12 @@ impl PresenceOwners {
         clock: Clock,
         store: Arc<dyn Store>,
         bus: Arc<dyn Bus>,
+        leases: Arc<dyn Leases>,
         metrics: Metrics,
     ) -> Arc<PresenceOwners> {
         Arc::new(PresenceOwners {
             settings,
+            leases,
             clock,
             store,
             bus,
@@ -109,6 +113,10 @@ impl PresenceOwners {
         let now = self.clock.elapsed();
         let mut open = self.lock();
         let Some(state) = open.get_mut(&partition) else { return PresenceReply::Moved };
+        // Another node may be the owner by now.
+        if !self.leases.is_held() {
+            return PresenceReply::Moved;
+        }
         if !state.owner.has_rows() && now.saturating_sub(state.since) < ROWS_WAIT_MAX {
             return PresenceReply::Moved;
         }
@@ -175,6 +183,9 @@ impl PresenceOwners {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            if !self.leases.is_held() {
+                continue;
+            }
             let now = self.clock.elapsed();
             let mut online = 0;
             let mut open = self.lock();

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::clock::Clock;
 use crate::delivery::{Class, Frame};
+use crate::partition::Alone;
 
 const START: Millis = Millis(1_790_000_000_000);
 
@@ -158,7 +159,9 @@ async fn start_owners(
 ) -> Arc<PresenceOwners> {
     let bus = broker.connect(Arc::new(Inbox::default())).await.unwrap();
     let (clock, store) = (clock.clone(), store.clone());
-    let owners = PresenceOwners::new(Settings::default(), clock, store, bus, Metrics::default());
+    let leases = Arc::new(Alone);
+    let owners =
+        PresenceOwners::new(Settings::default(), clock, store, bus, leases, Metrics::default());
     Partition::conversations().for_each(|partition| owners.open(partition, epoch));
     owners.clone().run(&TaskTracker::new(), stop.clone());
     owners

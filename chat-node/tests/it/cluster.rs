@@ -1,7 +1,15 @@
 //! Nodes on NATS and a CQL database, as real processes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chat_client::Api;
+use chat_protocol::id::PARTITIONS;
+use chat_protocol::{ConversationId, MessageId};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use servers::cassandra::{Cassandra, DATACENTER};
 use servers::nats::Nats;
@@ -83,4 +91,154 @@ async fn a_single_node_keeps_everything_in_nats_and_cassandra() {
     let stopped = tokio::time::timeout(PATIENCE, node.stop());
     stopped.await.expect("a graceful end is not held up");
     assert!(!platform.directory.path().join("unused").exists(), "it needs no data directory");
+}
+
+/// Conversations that messages are sent to all the time, so that every node owns some of them.
+const CONVERSATIONS: usize = 16;
+
+/// Sends to many conversations through one node, one message after another in each.
+struct Senders {
+    tasks: JoinSet<(ConversationId, Vec<MessageId>)>,
+    ends: Arc<AtomicBool>,
+    /// When each acknowledged message was first sent, and how long that took.
+    taken: Arc<Mutex<Vec<(Instant, Duration)>>>,
+}
+
+impl Senders {
+    fn start(url: &str, person: &Person, groups: &[ConversationId]) -> Senders {
+        let ends = Arc::new(AtomicBool::new(false));
+        let taken: Arc<Mutex<Vec<_>>> = Arc::default();
+        let mut tasks = JoinSet::new();
+        for group in groups.iter().copied() {
+            let (api, token) = (Api::new(url).unwrap(), person.token().to_owned());
+            let (ends, taken) = (ends.clone(), taken.clone());
+            tasks.spawn(async move {
+                let mut acknowledged = Vec::new();
+                while !ends.load(Ordering::Relaxed) {
+                    let mut message = text(&format!("number {}", acknowledged.len()));
+                    let started = Instant::now();
+                    let sent = loop {
+                        match api.send(&token, group, &message).await {
+                            Ok(sent) => break sent,
+                            Err(error) => assert!(error.is_retryable(), "{error}"),
+                        }
+                        message.retry = true;
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        assert!(started.elapsed() < PATIENCE * 2, "{group} takes no message");
+                    };
+                    acknowledged.push(sent.message_id);
+                    taken.lock().unwrap().push((started, started.elapsed()));
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                (group, acknowledged)
+            });
+        }
+        Senders { tasks, ends, taken }
+    }
+
+    /// The longest that any message sent since then took.
+    fn longest_since(&self, since: Instant) -> Duration {
+        let taken = self.taken.lock().unwrap();
+        let since = taken.iter().filter(|(started, took)| *started + *took >= since);
+        since.map(|(_, took)| *took).max().unwrap_or_default()
+    }
+
+    /// Ends, and compares what was acknowledged with the histories.
+    async fn finish(mut self, api: &Api, person: &Person) -> usize {
+        self.ends.store(true, Ordering::Relaxed);
+        let mut total = 0;
+        while let Some(done) = self.tasks.join_next().await {
+            let (group, acknowledged) = done.unwrap();
+            let all = history(api, person.token(), group).await;
+            let texts = all.iter().filter(|message| message.kind == "text");
+            let texts: Vec<MessageId> = texts.map(|message| message.message_id).collect();
+            assert_eq!(texts, acknowledged, "{group} holds each message once, in order");
+            let seqs: Vec<u64> = all.iter().map(|message| message.seq).collect();
+            assert_eq!(seqs, (1..=all.len() as u64).collect::<Vec<_>>());
+            total += acknowledged.len();
+        }
+        total
+    }
+}
+
+/// Waits until these nodes own all partitions, each a fair share of them.
+async fn shared_by(nodes: &[&NodeProcess]) -> Vec<f64> {
+    let deadline = Instant::now() + PATIENCE * 2;
+    loop {
+        let mut owned = Vec::new();
+        for node in nodes {
+            owned.push(node.figure("chat_partitions_owned").await.unwrap_or(0.0));
+        }
+        let least = f64::from(PARTITIONS) / nodes.len() as f64 / 2.0;
+        if owned.iter().sum::<f64>() == f64::from(PARTITIONS) && owned.iter().all(|o| *o > least) {
+            return owned;
+        }
+        assert!(Instant::now() < deadline, "the nodes own {owned:?} partitions");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_share_the_partitions_through_ends_deaths_and_pauses() {
+    let platform = Platform::new().await;
+    let mut nodes = [platform.stopped(), platform.stopped(), platform.stopped()];
+    for node in &mut nodes {
+        node.expect("cannot");
+        node.expect("could not");
+    }
+    let [one, two, three] = &mut nodes;
+    // All at once, on an empty platform.
+    tokio::join!(Box::pin(one.restart()), Box::pin(two.restart()), Box::pin(three.restart()));
+    println!("partitions owned after the start: {:?}", shared_by(&[one, two, three]).await);
+
+    let (ann, ben) = (Person::new(one, "ann").await, Person::new(two, "ben").await);
+    let mut groups = Vec::new();
+    for _ in 0..CONVERSATIONS {
+        groups.push(ann.group(one, &[&ben]).await);
+    }
+    let senders = Senders::start(&one.url(), &ann, &groups);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!(
+        "longest send at rest: {:?}",
+        senders.longest_since(Instant::now() - Duration::from_millis(700))
+    );
+
+    let since = Instant::now();
+    three.stop().await;
+    shared_by(&[one, two]).await;
+    let longest = senders.longest_since(since);
+    println!("longest send while a node ended: {longest:?}, which took {:?}", since.elapsed());
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+
+    let since = Instant::now();
+    three.restart().await;
+    shared_by(&[one, two, three]).await;
+    println!("longest send while a node joined: {:?}", senders.longest_since(since));
+
+    let since = Instant::now();
+    three.kill();
+    shared_by(&[one, two]).await;
+    println!("the others own everything {:?} after a kill", since.elapsed());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let longest = senders.longest_since(since);
+    println!("longest send after a kill: {longest:?}");
+    assert!(longest < Duration::from_secs(6), "{longest:?}");
+
+    let since = Instant::now();
+    two.signal("-STOP");
+    let deadline = Instant::now() + PATIENCE;
+    while one.figure("chat_partitions_owned").await != Some(f64::from(PARTITIONS)) {
+        assert!(Instant::now() < deadline, "a node that hangs keeps its partitions");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("the other owns everything {:?} after a stop", since.elapsed());
+    two.signal("-CONT");
+    shared_by(&[one, two]).await;
+    println!("longest send around a stop: {:?}", senders.longest_since(since));
+
+    let total = senders.finish(&api(one), &ann).await;
+    println!("{total} messages, each once and in order");
+    assert!(total > CONVERSATIONS * 20);
+    two.stop().await;
+    one.stop().await;
 }

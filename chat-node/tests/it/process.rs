@@ -138,8 +138,20 @@ impl NodeProcess {
 
     /// Asks the process to end.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal, such as `-STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.running().child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// One figure of the node's metrics.
+    pub(crate) async fn figure(&self, name: &str) -> Option<f64> {
+        let metrics = self.metrics().await?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.parse().ok()
     }
 
     /// Waits for the process's end.

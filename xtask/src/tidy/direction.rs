@@ -28,7 +28,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 const LAYERS: &[&[&str]] = &[
     &["node"],
     &["http", "transport"],
-    &["session"],
+    &["session", "membership"],
     &["conversation", "presence", "hub"],
     &["partition"],
 ];

@@ -36,7 +36,7 @@ use super::metrics::Metrics;
 use crate::clock::Clock;
 use crate::limits::PARTITION_QUEUE_MAX;
 use crate::partition::append::{Settled, settle};
-use crate::partition::{Lease, Ownership};
+use crate::partition::{Lease, Leases, Ownership};
 use batch::Batch;
 use duplicates::Duplicates;
 use facts::Fetched;
@@ -62,6 +62,8 @@ pub struct Shared {
     pub clock: Clock,
     /// This start of this process.
     pub lease: Lease,
+    /// Whose leases are good.
+    pub leases: Arc<dyn Leases>,
     /// How long messages of a live room are collected before they are published together.
     pub room_window: Duration,
     /// Records at least this old and behind the checkpoint are purged from the log.
@@ -91,6 +93,26 @@ impl Work {
         // The asker may have stopped waiting; then nobody needs the answer.
         drop(self.reply.send(answer));
     }
+}
+
+/// It is time to extend reservations.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tick {
+    /// Changes with every tick.
+    pub number: u64,
+    /// Also where it is not needed: whoever has lost the partition finds it out.
+    pub is_forced: bool,
+}
+
+/// What the end of an owner left in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// A closing record: the partition is free.
+    Closed,
+    /// Another owner's record.
+    Deposed,
+    /// Its own last record, because the log took no other: only the same node can open it again.
+    Unclosed,
 }
 
 /// What the rest of the node holds of an owner.
@@ -173,14 +195,16 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Takes a partition: opens it on top of its last record, and brings the store up to there. `None`: somebody else has
-    /// taken it meanwhile, or `stop` was called.
+    /// Takes a partition: opens it on top of its last record, and brings the store up to there. `None`: it is somebody
+    /// else's, and stays so for as long as `patience`, or `stop` was called.
     pub async fn open(
         shared: Arc<Shared>,
         partition: Partition,
+        patience: Duration,
         stop: &CancellationToken,
     ) -> Option<(Owner, Handle)> {
-        let opened = stop.run_until_cancelled(opening::open(&shared, partition)).await??;
+        let opening = opening::open(&shared, partition, patience);
+        let opened = stop.run_until_cancelled(opening).await??;
         let (sender, commands) = mpsc::channel(PARTITION_QUEUE_MAX);
         let ownership = Arc::new(Mutex::new(opened.ownership));
         let handle = Handle { commands: sender, ownership: ownership.clone() };
@@ -206,8 +230,9 @@ impl Owner {
     }
 
     /// Serves until `stop` is called, and then closes the log; or until another owner is found in the log. `tick` changes
-    /// when it is time to extend reservations, for all partitions at once, so that their records share a commit.
-    pub async fn run(mut self, mut tick: watch::Receiver<u64>, stop: CancellationToken) {
+    /// when it is time to extend reservations, for all partitions at once, so that their records share a commit. Returns
+    /// how the log goes on.
+    pub async fn run(mut self, mut tick: watch::Receiver<Tick>, stop: CancellationToken) -> Ended {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut received = Vec::new();
@@ -240,24 +265,25 @@ impl Owner {
                 }
                 changed = tick.changed() => {
                     if changed.is_ok() {
-                        self.tick();
+                        let is_forced = tick.borrow_and_update().is_forced;
+                        self.tick(is_forced);
                     }
                 }
                 _ = housekeeping.tick() => self.look_after().await,
                 () = stop.cancelled() => break,
             }
         }
-        self.end().await;
+        self.end().await
     }
 
     /// Extends the reservation if nothing else has.
-    fn tick(&mut self) {
+    fn tick(&mut self, is_forced: bool) {
         if self.append.is_some() {
             return;
         }
         let now = self.shared.clock.now();
         let mut ownership = self.locked();
-        if ownership.tick_due(now) {
+        if ownership.tick_due(now) || is_forced && ownership.is_open() {
             ownership.tick(now);
             drop(ownership);
             self.send_append();
@@ -293,7 +319,7 @@ impl Owner {
 
     /// A graceful end: no more commands, the append under way is settled, what is committed is written, and the closing
     /// record says how far ids and watermarks were used.
-    async fn end(mut self) {
+    async fn end(mut self) -> Ended {
         self.commands.close();
         while let Some(work) = self.commands.recv().await {
             work.answer(Err(moved()));
@@ -307,7 +333,7 @@ impl Owner {
             work.answer(Err(moved()));
         }
         if self.locked().is_over() {
-            return;
+            return Ended::Deposed;
         }
         let written = tokio::time::timeout(CLOSING_WRITE_MAX, self.write_all()).await;
         if written.is_err() {
@@ -317,9 +343,17 @@ impl Owner {
             self.send_append();
             if let Some(append) = self.append.take() {
                 let settled = append.await;
+                let is_closed = matches!(settled, Settled::Accepted(_));
+                let is_deposed = settled == Settled::Deposed;
                 self.settled(settled);
+                return match (is_closed, is_deposed) {
+                    (true, _) => Ended::Closed,
+                    (_, true) => Ended::Deposed,
+                    _ => Ended::Unclosed,
+                };
             }
         }
+        Ended::Unclosed
     }
 
     fn locked(&self) -> MutexGuard<'_, Ownership> {

@@ -3,18 +3,23 @@
 use std::time::Duration;
 
 use chat_broker::Sequence;
-use chat_protocol::Partition;
 use chat_protocol::limits::RECORD_BYTES_MAX;
 use chat_protocol::record::{Record, RecordKind};
+use chat_protocol::{NodeId, Partition};
 use chat_store::Checkpoint;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::replay::Replay;
 use super::writing::write;
+use crate::partition::Lease;
 use crate::partition::append::{Settled, settle};
 use crate::partition::ownership::{Ownership, Tip};
 
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Between two looks whether a partition is closed by now.
+const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// Between two attempts to bring the store up to the log.
 const REPLAY_PAUSE: Duration = Duration::from_secs(2);
@@ -30,12 +35,22 @@ pub(super) struct Opened {
     pub(super) unused: bool,
 }
 
-/// Opens a partition. `None`: another node has opened it meanwhile, so it is that node's.
-pub(super) async fn open(shared: &Shared, partition: Partition) -> Option<Opened> {
+/// Opens a partition. `None`: it is another node's.
+pub(super) async fn open(
+    shared: &Shared,
+    partition: Partition,
+    patience: Duration,
+) -> Option<Opened> {
+    let patient_until = Instant::now() + patience;
     let mut complained = false;
     loop {
         match attempt(shared, partition).await {
-            Ok(opened) => return opened,
+            Ok(Attempt::Opened(opened)) => return Some(*opened),
+            // Its owner said that it has closed it: the read was stale.
+            Ok(Attempt::Held) if Instant::now() < patient_until => {
+                tokio::time::sleep(HELD_PAUSE).await;
+            }
+            Ok(Attempt::Held | Attempt::Lost) => return None,
             Err(error) => {
                 // Once is enough: the readiness probe goes on telling.
                 if !std::mem::replace(&mut complained, true) {
@@ -47,18 +62,38 @@ pub(super) async fn open(shared: &Shared, partition: Partition) -> Option<Opened
     }
 }
 
-async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Option<Opened>> {
+/// What came of one attempt.
+enum Attempt {
+    Opened(Box<Opened>),
+    /// The owner's lease has not ended, and it has not closed the partition; or the own lease is not good.
+    Held,
+    /// Another node was quicker.
+    Lost,
+}
+
+async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attempt> {
+    let last = match shared.broker.last(partition).await? {
+        Some(stored) => Some((stored.sequence, Record::from_bytes(&stored.payload)?)),
+        None => None,
+    };
+    let is_closed = match &last {
+        Some((_, record)) => is_closed(shared, record),
+        None => Some(true),
+    };
+    let Some(is_closed) = is_closed.filter(|_| shared.leases.is_held()) else {
+        return Ok(Attempt::Held);
+    };
     let checkpoint = shared.store.checkpoint(partition).await?;
-    let tip = match shared.broker.last(partition).await? {
-        Some(stored) => Tip::of_record(stored.sequence, &Record::from_bytes(&stored.payload)?),
+    let tip = match &last {
+        Some((sequence, record)) => Tip::of_record(*sequence, record),
         None => Tip::of_empty(&checkpoint),
     };
     let mut ownership = Ownership::open(partition, shared.lease, tip, shared.clock.now());
-    let Some(append) = ownership.append().cloned() else { return Ok(None) };
+    let Some(append) = ownership.append().cloned() else { return Ok(Attempt::Lost) };
     match settle(&*shared.broker, partition, &append).await {
         Settled::Accepted(sequence) => ownership.accepted(sequence),
         // The opening record is never sent again with another number: a new attempt reads the last record again.
-        Settled::Deposed => return Ok(None),
+        Settled::Deposed => return Ok(Attempt::Lost),
         Settled::Full => anyhow::bail!("the log has no room for an opening record"),
         Settled::TooLarge => anyhow::bail!("the broker refuses an opening record as too large"),
     }
@@ -69,7 +104,21 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Option
         tokio::time::sleep(REPLAY_PAUSE).await;
     }
     ownership.replayed();
-    Ok(Some(Opened { ownership, sequence, unused: tip.is_unused() }))
+    if !is_closed {
+        shared.metrics.take_overs.inc();
+    }
+    Ok(Attempt::Opened(Box::new(Opened { ownership, sequence, unused: tip.is_unused() })))
+}
+
+/// Whether the owner that wrote a partition's last record has closed it. `None`: it has not, and it may go on.
+fn is_closed(shared: &Shared, record: &Record) -> Option<bool> {
+    if record.kind == RecordKind::Closing as i32 {
+        return Some(true);
+    }
+    // A record without a lease could not be waited for: whoever wrote it is nobody this node could hear of.
+    let Ok(node) = NodeId::from_bytes(&record.node) else { return Some(false) };
+    let lease = Lease { node, start: record.start };
+    (lease == shared.lease || shared.leases.has_ended(lease)).then_some(false)
 }
 
 /// Writes everything between the checkpoint and the opening record.

@@ -13,7 +13,7 @@ use chat_node::conversation::metrics::Metrics;
 use chat_node::conversation::owner::Shared;
 use chat_node::conversation::owners::{Companion, Owners};
 use chat_node::conversation::router::Router;
-use chat_node::partition::Lease;
+use chat_node::partition::{Alone, Lease};
 use chat_node::watermark::{Announcement, PartitionState, Watermarks};
 use chat_protocol::{Millis, NodeId, Partition};
 use chat_store::Store;
@@ -80,6 +80,7 @@ impl Node {
             store: store.clone(),
             clock: clock.clone(),
             lease: Lease { node: id, start: number },
+            leases: Arc::new(Alone),
             room_window: Duration::from_millis(20),
             log_retention: Duration::from_secs(3_600),
             unwritten_bytes: AtomicUsize::new(0),
