@@ -10,7 +10,7 @@ use super::column::from_bits;
 use super::connection;
 use super::error::OpenError;
 use super::migration;
-use super::options::Options;
+use super::options::{Consistency, Options};
 
 /// What is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,9 @@ pub struct KeyspaceState {
 
 pub(super) async fn inspect(options: &Options) -> Result<Inspection, OpenError> {
     options.check()?;
-    let session = Box::pin(connection::connect(options)).await?;
+    // A data centre that does not exist is to be found out, not to be asked alone.
+    let anywhere = Options { consistency: Consistency::Quorum, ..options.clone() };
+    let session = Box::pin(connection::connect(&anywhere)).await?;
     let look = Look { session, options };
     let release = look.release().await?;
     Ok(Inspection {

@@ -47,6 +47,15 @@ async fn an_inspection_finds_an_empty_keyspace_and_an_older_schema() {
 }
 
 #[tokio::test]
+async fn an_inspection_finds_the_data_centres_there_are_when_the_configured_one_is_not() {
+    let database = Database::shared();
+    let options = database.options(&own_keyspace());
+    let elsewhere = Options { local_datacenter: "elsewhere".to_owned(), ..options };
+    let found = CqlStore::inspect(&elsewhere).await.unwrap();
+    assert!(found.datacenters.contains_key(&database.datacenter), "{found:?}");
+}
+
+#[tokio::test]
 async fn an_inspection_says_when_nobody_answers() {
     let options = Options {
         connect_timeout_ms: 500,
