@@ -107,9 +107,19 @@ pub fn is_delivered(entries: &[Entry]) -> bool {
     })
 }
 
+/// What each device has: what it received, and what it sent itself and knows to be committed; that does not come back to
+/// it while it stays connected.
 fn by_device(facts: &Facts<'_>) -> HashMap<DeviceNumber, HashSet<ClientMessageId>> {
-    let ids = |seen: &Vec<&Seen>| seen.iter().map(|seen| seen.message).collect();
-    facts.received.iter().map(|(device, seen)| (*device, ids(seen))).collect()
+    let mut have: HashMap<DeviceNumber, HashSet<ClientMessageId>> = HashMap::new();
+    for (device, seen) in &facts.received {
+        have.entry(*device).or_default().extend(seen.iter().map(|seen| seen.message));
+    }
+    for (device, _, message) in &facts.sent {
+        if facts.acknowledged.contains_key(message) {
+            have.entry(*device).or_default().insert(*message);
+        }
+    }
+    have
 }
 
 fn unanswered(facts: &Facts<'_>) -> Vec<String> {
