@@ -51,7 +51,7 @@ impl Drop for Device {
 
 /// A text as the check wants it; system messages are not sent by anybody.
 pub fn seen(message: &Message) -> Option<Seen> {
-    (message.kind == "text").then(|| Seen {
+    (message.kind == "text").then_some(Seen {
         conversation: message.conversation_id,
         id: message.message_id,
         seq: message.seq,
