@@ -145,6 +145,7 @@ impl Session {
             versions: VERSIONS.to_vec(),
             token,
             cursor: self.cursor.clone(),
+            discovery_token: None,
             capabilities: Vec::new(),
             client: Some(client.to_owned()),
         })

@@ -16,6 +16,9 @@ use subtle::ConstantTimeEq;
 
 use crate::config::Secret;
 
+/// The answer of a process that lives.
+pub const LIVE: &str = "alive\n";
+
 /// What OpenMetrics text is served as.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -36,7 +39,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/metrics", get(metrics))
         .route_layer(from_fn_with_state(admin.clone(), check_token));
     Router::new()
-        .route("/live", get(|| async { "alive\n" }))
+        .route("/live", get(|| async { LIVE }))
         .route("/ready", get(ready))
         .merge(guarded)
         .with_state(admin)

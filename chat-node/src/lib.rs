@@ -19,6 +19,8 @@ pub mod config;
 pub mod conversation;
 pub mod data_directory;
 pub mod delivery;
+pub mod discovery;
+pub mod doctor;
 pub mod http;
 pub mod hub;
 pub mod limits;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chat_node::config::{self, Config, Sources};
-use chat_node::{backup, logging, node};
+use chat_node::{backup, doctor, logging, node};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,14 @@ fn main() -> ExitCode {
         Some(("backup", matches)) => make_backup(matches),
         Some(("restore", matches)) => restore(matches),
         Some(("openapi", _)) => print(&node::openapi()),
+        Some(("doctor", matches)) => match load(matches) {
+            Ok(config) => match examine(matches, &config) {
+                Ok(true) => Ok(()),
+                Ok(false) => return ExitCode::FAILURE,
+                Err(error) => Err(error),
+            },
+            Err(code) => return code,
+        },
         Some(("config", matches)) => match load(matches) {
             Ok(config) => print(&shown(matches, &config)),
             Err(code) => return code,
@@ -113,6 +121,26 @@ fn command() -> Command {
                         .help("Replace what the data directory holds"),
                 ),
         )
+        .subcommand(
+            Command::new("doctor")
+                .about("Check broker, store, clock, disk and settings, and say what is wrong and what to do")
+                .after_help("Exit code 0: nothing failed. 1: something did. Nothing is changed.")
+                .args(config::arguments())
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .action(ArgAction::SetTrue)
+                        .help("Print one JSON object for programs"),
+                )
+                .arg(
+                    Arg::new("nats-monitor")
+                        .long("nats-monitor")
+                        .value_name("HOST:PORT")
+                        .value_delimiter(',')
+                        .action(ArgAction::Append)
+                        .help("Monitoring ports of the NATS servers, to learn how they sync to disk"),
+                ),
+        )
         .subcommand(Command::new("openapi").about("Print the OpenAPI document of the HTTP API"))
 }
 
@@ -131,6 +159,16 @@ fn shown(matches: &ArgMatches, config: &Config) -> String {
         Some("reference") => config::manual(),
         _ => config.to_toml(),
     }
+}
+
+/// Whether nothing failed.
+fn examine(matches: &ArgMatches, config: &Config) -> anyhow::Result<bool> {
+    let monitors: Vec<String> =
+        matches.get_many::<String>("nats-monitor").into_iter().flatten().cloned().collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(doctor::examine(config, &monitors));
+    print(&if matches.get_flag("json") { report.to_json() } else { report.to_text() })?;
+    Ok(report.healthy)
 }
 
 fn run(config: Config) -> anyhow::Result<()> {

@@ -43,6 +43,8 @@ pub struct Settings {
     pub proxy_header: String,
     /// Networks of trusted proxies.
     pub proxies: Vec<Cidr>,
+    /// Header in which a trusted proxy names the client's region.
+    pub region_header: Option<String>,
 }
 
 impl Settings {
@@ -130,6 +132,9 @@ fn client_address(peer: SocketAddr, headers: &mut HeaderMap, settings: &Settings
     ];
     if !settings.trusts(peer.ip()) {
         FORWARDED.iter().for_each(|name| drop(headers.remove(name)));
+        if let Some(name) = &settings.region_header {
+            headers.remove(name.as_str());
+        }
         return peer;
     }
     let named = headers.get(settings.proxy_header.as_str()).and_then(|value| value.to_str().ok());
@@ -248,6 +253,7 @@ mod tests {
             connections_per_address_max: 2,
             proxy_header: "x-forwarded-for".to_owned(),
             proxies: vec![Cidr::parse("10.0.0.0/8").unwrap()],
+            region_header: Some("x-region".to_owned()),
         }
     }
 
@@ -272,6 +278,16 @@ mod tests {
             "198.51.100.7",
             "what the client claims does not count"
         );
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_names_the_region() {
+        for (peer, is_kept) in [("192.0.2.1", false), ("10.0.0.1", true)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-region", HeaderValue::from_static("eu"));
+            client_address(SocketAddr::new(peer.parse().unwrap(), 5), &mut headers, &settings());
+            assert_eq!(headers.contains_key("x-region"), is_kept, "{peer}");
+        }
     }
 
     #[test]

@@ -346,6 +346,12 @@ pub struct Discovery {
     pub websocket_url: String,
     /// The node picked.
     pub node: String,
+    /// Its region, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Proves the pick for five minutes: send it in `hello`. None where there is nothing to pick from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery_token: Option<String>,
     /// Ask again after this time, or when connecting fails.
     pub valid_for_ms: u64,
 }

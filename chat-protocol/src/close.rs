@@ -41,6 +41,8 @@ closes! {
     Replaced = 3004, "resumed by another connection";
     /// No `hello` in time.
     HelloTimeout = 3005, "no hello in time";
+    /// Service discovery picked another node for this client.
+    WrongNode = 3006, "another node was picked, ask discovery and connect there";
     /// Frames that are not of the documented form.
     Protocol = 3500, "protocol error";
     /// No, expired or forged token.

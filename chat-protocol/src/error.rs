@@ -75,6 +75,8 @@ codes! {
     TooLarge = "too_large", 413, false;
     /// The body's media type is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", 415, false;
+    /// Service discovery picked another node for this client; ask it again.
+    WrongNode = "wrong_node", 421, true;
     /// Too many requests; wait `retry_after_ms`.
     RateLimited = "rate_limited", 429, true;
     /// Something broke on the server; it was logged with the request id.

@@ -69,6 +69,9 @@ pub struct Hello {
     /// The last cursor it stored; none on a new device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// The token that came with the node's address from service discovery, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery_token: Option<String>,
     /// What it can do beyond version 1; unknown names are ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,

@@ -180,12 +180,19 @@ export class ChatClient extends People {
   async openConnection() {
     const { store } = this;
     if (!store) return;
-    let url = socketUrl(this.baseUrl);
-    if (this.discover) {
-      try { url = (await this.api.request('GET', '/v1/discovery')).websocket_url; } catch { /* the given address will do */ }
-    }
+    const url = socketUrl(this.baseUrl);
+    const locate = async () => {
+      try {
+        const picked = await this.api.request('GET', '/v1/discovery');
+        return { url: picked.websocket_url, discoveryToken: picked.discovery_token };
+      } catch {
+        // The given address will do.
+        return { url };
+      }
+    };
     const connection = new Connection({
       url,
+      ...(this.discover ? { locate } : {}),
       api: this.api,
       environment: this.environment,
       client: this.name,

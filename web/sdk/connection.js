@@ -47,14 +47,16 @@ export class Connection extends EventTarget {
    * @param {import('./environment.js').Environment} options.environment
    * @param {Handler} options.handler
    * @param {string} [options.client] name and version for the server's log
+   * @param {() => Promise<{url: string, discoveryToken?: string}>} [options.locate] asked before each attempt where to connect
    */
-  constructor({ url, api, environment, handler, client }) {
+  constructor({ url, api, environment, handler, client, locate }) {
     super();
     this.url = url;
     this.api = api;
     this.environment = environment;
     this.handler = handler;
     this.client = client;
+    this.locate = locate;
     /** @type {State} */
     this.state = 'stopped';
     /** @type {Transport} */
@@ -201,6 +203,14 @@ export class Connection extends EventTarget {
       return;
     }
     if (epoch !== this.epoch) return;
+    /** @type {string|undefined} */
+    let discoveryToken;
+    if (this.locate) {
+      const place = await this.locate();
+      if (epoch !== this.epoch) return;
+      this.url = place.url;
+      discoveryToken = place.discoveryToken;
+    }
     const socket = new this.environment.WebSocket(this.url, [SUBPROTOCOL]);
     this.socket = socket;
     const link = { token, welcomed: false, openedAt: 0, invalidCursor: false };
@@ -208,7 +218,7 @@ export class Connection extends EventTarget {
     socket.onopen = () => {
       if (epoch !== this.epoch) return;
       const cursor = this.handler.cursor();
-      this.write({ hello: { versions: [1], token, ...(cursor ? { cursor } : {}), ...(this.client ? { client: this.client } : {}) } });
+      this.write({ hello: { versions: [1], token, ...(cursor ? { cursor } : {}), ...(discoveryToken ? { discovery_token: discoveryToken } : {}), ...(this.client ? { client: this.client } : {}) } });
     };
     socket.onmessage = (/** @type {MessageEvent} */ event) => {
       if (epoch === this.epoch) this.read(epoch, link, event.data);

@@ -35,6 +35,11 @@ use crate::key;
 /// Most records that one `read_log` returns, however small they are.
 pub const PAGE_RECORDS_MAX: usize = 10_000;
 
+/// The value of a key in the log's file at `path`, also while a node writes it. Changes nothing.
+pub fn read_key(path: &Path, key: &str) -> Result<Option<Bytes>, OpenError> {
+    Ok(schema::read_key(path, key)?.map(Bytes::from))
+}
+
 enum Log {
     File(FileLog),
     Memory(MemoryLog),

@@ -130,6 +130,18 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// A key's value in a file, also while a node writes it. Changes nothing.
+pub(super) fn read_key(path: &Path, name: &str) -> Result<Option<Vec<u8>>, OpenError> {
+    check(path)?;
+    let read = || -> rusqlite::Result<Option<Vec<u8>>> {
+        let connection = open_reader(path)?;
+        let mut statement = connection.prepare("SELECT value FROM key WHERE name = ?1")?;
+        let mut rows = statement.query([name])?;
+        rows.next()?.map(|row| row.get(0)).transpose()
+    };
+    read().map_err(|error| open_error(path, &error))
+}
+
 enum Found {
     Nothing,
     Log,

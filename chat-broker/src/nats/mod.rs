@@ -22,6 +22,7 @@
 
 mod bus;
 mod connection;
+mod inspect;
 mod keys;
 mod log;
 mod message;
@@ -37,9 +38,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_protocol::Partition;
+use chat_protocol::{Millis, Partition};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use self::inspect::{FoundStream, Server, ServerTime, StreamState, Sync as SyncPolicy};
 pub use self::options::{Authentication, NatsOptions, OpenError, Tls};
 
 use self::bus::Losses;
@@ -92,8 +94,22 @@ impl NatsBroker {
         check_server(&connection, &options)?;
         let names = Names::new(&options);
         streams::prepare(&connection, &options, &names).await?;
+        Ok(NatsBroker::over(connection, options))
+    }
+
+    /// Connects, and neither checks nor makes anything: for a program that looks at what is there. What is missing is an
+    /// error of each call.
+    pub async fn attach(options: NatsOptions) -> Result<NatsBroker, OpenError> {
+        options.check()?;
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let connection = Connection::open(&options, "doctor").await?;
+        Ok(NatsBroker::over(connection, options))
+    }
+
+    fn over(connection: Connection, options: NatsOptions) -> NatsBroker {
+        let names = Names::new(&options);
         let closed = CancellationToken::new();
-        Ok(NatsBroker {
+        NatsBroker {
             log: Log::new(connection.clone(), names.clone(), &options),
             keys: Keys { connection: connection.clone(), names },
             connection,
@@ -101,7 +117,22 @@ impl NatsBroker {
             losses: Arc::default(),
             _tasks: closed.clone().drop_guard(),
             closed,
-        })
+        }
+    }
+
+    /// Asks each configured server by itself what it is. `now` is this machine's clock. With the address, without
+    /// passwords, that each has in the options.
+    pub async fn inspect_servers(
+        options: &NatsOptions,
+        now: fn() -> Millis,
+    ) -> Vec<(String, Result<Server, OpenError>)> {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        inspect::servers(options, now).await
+    }
+
+    /// The streams, as they are and as the options want them; the last one holds the keys.
+    pub async fn inspect_streams(&self) -> Result<Vec<StreamState>, Error> {
+        inspect::streams(&self.connection, &self.options, &self.keys.names).await
     }
 
     /// For metrics.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::connection::{ApiError, Connection};
 use super::options::{NatsOptions, OpenError};
 
-const NOT_FOUND: u64 = 10059;
+pub(super) const NOT_FOUND: u64 = 10059;
 const NAME_IN_USE: u64 = 10058;
 const NO_REPLICAS: u64 = 10074;
 const NOT_ENABLED: [u64; 2] = [10039, 10076];
@@ -112,6 +112,12 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
+/// Every stream as it should be: those of the logs, then the keys'.
+pub(super) fn wanted(options: &NatsOptions, names: &Names) -> Vec<Config> {
+    let logs = (0..options.streams).map(|index| log_stream(options, names, index));
+    logs.chain([key_stream(options, names)]).collect()
+}
+
 /// Makes what is missing, changes limits and replicas that differ, and refuses everything else. Any number of nodes may do
 /// so at once.
 pub(super) async fn prepare(
@@ -120,8 +126,7 @@ pub(super) async fn prepare(
     names: &Names,
 ) -> Result<(), OpenError> {
     let deadline = Instant::now() + options.open_deadline;
-    let logs = (0..options.streams).map(|index| log_stream(options, names, index));
-    for wanted in logs.chain([key_stream(options, names)]) {
+    for wanted in wanted(options, names) {
         loop {
             let error = match prepare_one(connection, &wanted, options).await {
                 Ok(()) => break,
@@ -206,7 +211,7 @@ fn judge(error: ApiError, stream: &str, options: &NatsOptions) -> Failure {
 }
 
 /// What cannot be changed, if it is not as wanted.
-fn difference(found: &Config, wanted: &Config) -> Option<String> {
+pub(super) fn difference(found: &Config, wanted: &Config) -> Option<String> {
     let number = |config: &Config| config.metadata.get(STREAMS_KEY).cloned();
     if number(found) != number(wanted) {
         let shown =

@@ -104,11 +104,11 @@ impl KeyRing {
         }
     }
 
-    pub(super) fn signing(&self) -> (&str, &EncodingKey) {
+    pub(crate) fn signing(&self) -> (&str, &EncodingKey) {
         (&self.signing_id, &self.signing)
     }
 
-    pub(super) fn verifying(&self, id: &str) -> Option<&DecodingKey> {
+    pub(crate) fn verifying(&self, id: &str) -> Option<&DecodingKey> {
         self.verifying.get(id)
     }
 }

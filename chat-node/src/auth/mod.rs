@@ -37,3 +37,24 @@ pub trait Authenticate: Send + Sync {
     /// Who the token names. Refused as `unauthenticated` or `token_expired`.
     fn authenticate(&self, token: &str) -> Result<Caller, Refusal>;
 }
+
+/// For tests of other tokens that the same keys sign.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+
+    const ISSUER: &str = "chat";
+
+    pub(crate) fn access_token(
+        keys: &KeyRing,
+        user: UserId,
+        device: DeviceId,
+        now: Millis,
+    ) -> String {
+        token::sign(keys, ISSUER, user, device, now, 900_000).unwrap().0
+    }
+
+    pub(crate) fn is_access_token(keys: &KeyRing, text: &str, now: Millis) -> bool {
+        token::verify(keys, ISSUER, text, now).is_ok()
+    }
+}

@@ -1,5 +1,6 @@
 //! Everything of authentication that one node holds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chat_protocol::api::Tokens;
@@ -76,7 +77,7 @@ pub struct NewSession {
 /// Authentication on one node.
 pub struct Auth {
     settings: Settings,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     clock: Clock,
     passwords: Passwords,
     revocations: Revocations,
@@ -85,7 +86,7 @@ pub struct Auth {
 
 impl Auth {
     /// Authentication with these keys. Computes one password hash, and reads the external issuer's key file.
-    pub fn new(settings: Settings, keys: KeyRing, clock: Clock) -> Result<Auth, SetupError> {
+    pub fn new(settings: Settings, keys: Arc<KeyRing>, clock: Clock) -> Result<Auth, SetupError> {
         let passwords = Passwords::new(
             settings.password_cost,
             settings.password_concurrency,
@@ -200,7 +201,7 @@ mod tests {
     fn auth() -> (Auth, Clock) {
         let clock = Clock::manual(Millis(1_800_000_000_000));
         let settings = Settings { password_cost: PasswordCost::cheapest(), ..Settings::default() };
-        (Auth::new(settings, KeyRing::random(), clock.clone()).unwrap(), clock)
+        (Auth::new(settings, Arc::new(KeyRing::random()), clock.clone()).unwrap(), clock)
     }
 
     #[test]

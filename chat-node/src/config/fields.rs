@@ -9,6 +9,7 @@ use super::value::{
     BrokerAddress, Cidr, LogFilter, LogFormat, Password as Phrase, Secret, Setting, StoreAddress,
     Url, WebOrigin,
 };
+use crate::discovery::{HostTemplate, Region, RegionNetwork, Roles};
 
 /// What is known of a setting besides its value.
 #[derive(Debug)]
@@ -159,12 +160,18 @@ settings! {
         /// key `owner_revision` are alive, only they own partitions.
         revision: Option<String> = "";
         /// Region of this node, such as `eu-central`. Other nodes learn it.
-        region: Option<String> = "";
+        region: Option<Region> = "";
         /// Address under which clients reach this node, such as `https://chat.example.org`: what service discovery
         /// answers, and an origin that browsers may connect from. Made from `listen` if absent.
         public_url: Option<Url> = "";
         /// Name of this node in logs and in service discovery.
         node_name: String = "chat-node";
+        /// What this node does: `api` serves accounts, conversations and history over HTTP, `gateway` serves sockets and
+        /// polls, `partitions` owns partitions of the log. A platform needs all of them somewhere; a node by itself too.
+        roles: Roles = "api,gateway,partitions";
+        /// Host under which clients reach this node and no other: what service discovery answers when it picks this node.
+        /// `{node}` is `node_name`, `{region}` is `region`. Without it discovery answers `public_url`.
+        advertise_host_template: Option<HostTemplate> = "";
         /// Origins besides `public_url` whose pages may open WebSockets, such as `https://app.example.org`. A browser's
         /// WebSocket from any other origin is refused; clients that send no Origin header are not browsers and pass.
         allowed_origins: Vec<WebOrigin> = "";
@@ -199,6 +206,15 @@ settings! {
         /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or levels per module such as
         /// `info,chat_node=debug`.
         filter: LogFilter = "info";
+    }
+
+    /// How service discovery finds a client's region, if the client does not ask for one.
+    discovery: Discovery {
+        /// Networks of clients and the regions they are in, such as `10.0.0.0/8=eu-central`. The narrowest one counts.
+        regions: Vec<RegionNetwork> = "";
+        /// Header in which a trusted proxy names the client's region, for addresses in none of the networks. See
+        /// `[trusted_proxy]`; the header of anyone else is ignored.
+        region_header: Option<String> = "";
     }
 
     /// Proxies in front of the node.

@@ -10,8 +10,8 @@ mod value;
 
 pub use document::{example, manual};
 pub use fields::{
-    Config, FIELDS, Field, Log, Nats, Oidc, Password, RateLimits, Scylla, Shutdown, Storage, Token,
-    TrustedProxy,
+    Config, Discovery, FIELDS, Field, Log, Nats, Oidc, Password, RateLimits, Scylla, Shutdown,
+    Storage, Token, TrustedProxy,
 };
 pub use source::{Origin, Problem, Sources, arguments};
 pub use value::{
@@ -19,6 +19,7 @@ pub use value::{
     WebOrigin,
 };
 
+use crate::discovery::Roles;
 use crate::limits;
 
 impl Config {
@@ -68,13 +69,14 @@ impl Config {
             ));
         }
         self.check_oidc()?;
+        self.check_host()?;
         self.check_backends()
     }
 
     fn check_backends(&self) -> Result<(), String> {
         let (nats, scylla) = (&self.nats, &self.scylla);
         match (&self.broker, &self.store) {
-            (BrokerAddress::Embedded, StoreAddress::Embedded) => return Ok(()),
+            (BrokerAddress::Embedded, StoreAddress::Embedded) => return self.check_alone(),
             (BrokerAddress::Embedded, _) => {
                 return Err("broker must be the address of NATS servers when store is not embedded, because many nodes \
                             cannot share an embedded log."
@@ -116,6 +118,31 @@ impl Config {
                 Err(format!("{missing} must be set, because {name} is."))
             }
             None => Ok(()),
+        }
+    }
+
+    /// A node by itself is the whole platform.
+    fn check_alone(&self) -> Result<(), String> {
+        match self.roles == Roles::ALL {
+            true => Ok(()),
+            false => Err(format!(
+                "roles must be {} when broker is embedded, because there is no other node to do the rest, but it is {}.",
+                Roles::ALL,
+                self.roles
+            )),
+        }
+    }
+
+    /// What node name and region make of the template is known before the start.
+    fn check_host(&self) -> Result<(), String> {
+        let Some(template) = &self.advertise_host_template else { return Ok(()) };
+        match template.fill(&self.node_name, self.region.as_ref()) {
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "advertise_host_template must give a host name with node_name {:?} and region {:?}, but it is {template}.",
+                self.node_name,
+                self.region.as_ref().map_or("", |region| region.as_str())
+            )),
         }
     }
 

@@ -116,6 +116,12 @@ fn settings_that_contradict_each_other_are_refused() {
         (&["--shutdown-grace-ms=3000"], "shutdown.grace_ms"),
         (&["--password-memory-kib=8", "--password-parallelism=2"], "password.memory_kib"),
         (&["--oidc-issuer=https://id.example.org"], "oidc.audience"),
+        (&["--roles=gateway"], "roles"),
+        (&["--advertise-host-template={node}.{region}.example.org"], "advertise_host_template"),
+        (
+            &["--advertise-host-template={node}.example.org", "--node-name=a b"],
+            "advertise_host_template",
+        ),
         (&["--broker=nats://a:1"], "store"),
         (&["--store=scylla://a/chat"], "broker"),
         (&[NATS, SCYLLA], "token.key_file"),

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use toml::Value;
 
+use crate::discovery::{HostTemplate, Region, RegionNetwork, Roles};
+
 /// A type that settings can have.
 pub(super) trait Setting: Sized {
     /// The values it takes, in words: "must be …".
@@ -392,6 +394,58 @@ impl Setting for Url {
     }
 }
 
+impl Setting for Roles {
+    const FORM: &'static str =
+        "a list of roles out of api, gateway and partitions, separated by commas";
+    fn from_text(text: &str) -> Option<Roles> {
+        Roles::parse(text)
+    }
+    fn from_toml(value: &Value) -> Option<Roles> {
+        let Some(names) = value.as_array() else { return Roles::parse(value.as_str()?) };
+        let names = names.iter().map(Value::as_str).collect::<Option<Vec<&str>>>()?;
+        Roles::parse(&names.join(","))
+    }
+    fn to_toml(&self) -> Option<Value> {
+        let names = self.to_string();
+        Some(Value::Array(names.split(',').map(|name| Value::String(name.to_owned())).collect()))
+    }
+}
+
+impl Setting for HostTemplate {
+    const FORM: &'static str = "a host name such as {node}.{region}.chat.example.org, with a port if it is not the usual one";
+    fn from_text(text: &str) -> Option<HostTemplate> {
+        HostTemplate::parse(text)
+    }
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.to_string()))
+    }
+}
+
+impl Setting for Region {
+    const FORM: &'static str = "a name of letters, digits and `-`, such as eu-central";
+    fn from_text(text: &str) -> Option<Region> {
+        Region::parse(text)
+    }
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.as_str().to_owned()))
+    }
+}
+
+impl Setting for RegionNetwork {
+    const FORM: &'static str = "a network and its region such as 10.0.0.0/8=eu-central";
+    fn from_text(text: &str) -> Option<RegionNetwork> {
+        RegionNetwork::parse(text)
+    }
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(format!("{}={}", self.network, self.region.as_str())))
+    }
+}
+
+impl Element for RegionNetwork {
+    const LIST_FORM: &'static str =
+        "a list of networks and their regions such as 10.0.0.0/8=eu-central, separated by commas";
+}
+
 /// A web origin: scheme, host and port (RFC 6454).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebOrigin(String);
@@ -441,6 +495,11 @@ impl Cidr {
         (prefix <= longest).then_some(Cidr { address, prefix })
     }
 
+    /// The length of its prefix: of two networks that hold an address, the one with the longer prefix is narrower.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether an address lies in this network. An IPv4 address may come in its IPv6-mapped form.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
@@ -457,13 +516,19 @@ impl Cidr {
     }
 }
 
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
 impl Setting for Cidr {
     const FORM: &'static str = "a network such as 10.0.0.0/8";
     fn from_text(text: &str) -> Option<Cidr> {
         Cidr::parse(text)
     }
     fn to_toml(&self) -> Option<Value> {
-        Some(Value::String(format!("{}/{}", self.address, self.prefix)))
+        Some(Value::String(self.to_string()))
     }
 }
 

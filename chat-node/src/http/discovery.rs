@@ -1,4 +1,4 @@
-//! Where to connect. One node names itself.
+//! Where to connect: the node that is picked, and how it is reached.
 
 use axum::extract::State as Shared;
 use axum::http::header::HOST;
@@ -6,32 +6,72 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
 use chat_protocol::Code;
 use chat_protocol::api::Discovery;
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::extract::{ClientAddress, Query};
 use super::problem::{Failure, refuse};
 use super::{Settings, State};
+use crate::discovery::region::{Hints, region};
 
-/// The answer of a single node stays right until it is set up anew.
+/// Nodes fill up and go: after this time another pick may be better.
 const VALID_FOR_MS: u64 = 300_000;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Wanted {
+    /// A region to have the node in. Without it the client's address decides.
+    region: Option<String>,
+}
 
 #[utoipa::path(
     get, path = "/v1/discovery", tag = "service",
     summary = "The node to connect to",
-    responses((status = 200, description = "Addresses.", body = Discovery)),
+    params(Wanted),
+    responses(
+        (status = 200, description = "Addresses.", body = Discovery),
+        (status = 503, description = "Every node is leaving.", body = chat_protocol::api::Problem),
+    ),
 )]
 async fn discover(
     Shared(api): Shared<State>,
+    ClientAddress(address): ClientAddress,
+    Query(wanted): Query<Wanted>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<axum::Json<Discovery>, Failure> {
-    let url = base_url(&api.settings, &headers, &uri)?;
-    let websocket_url = match url.strip_prefix("https://") {
-        Some(rest) => format!("wss://{rest}/v1/socket"),
-        None => format!("ws://{}/v1/socket", url.strip_prefix("http://").unwrap_or(&url)),
+    let base = base_url(&api.settings, &headers, &uri)?;
+    let told = api.settings.region_header.as_ref().and_then(|name| headers.get(name.as_str()));
+    let hints = Hints {
+        asked: wanted.region.as_deref(),
+        address,
+        told: told.and_then(|value| value.to_str().ok()),
     };
-    let node = api.settings.node_name.clone();
-    Ok(axum::Json(Discovery { url, websocket_url, node, valid_for_ms: VALID_FOR_MS }))
+    let region = region(hints, &api.settings.regions);
+    let answer = api.directory.answer(region.as_ref(), api.clock.now()).ok_or_else(|| {
+        refuse(Code::Draining, "Every node is leaving at this moment. Ask again in a second.")
+    })?;
+    let url = match &answer.node.host {
+        Some(host) => format!("{}://{host}", base.split("://").next().unwrap_or("https")),
+        None => base,
+    };
+    Ok(axum::Json(Discovery {
+        websocket_url: websocket_url(&url),
+        url,
+        node: answer.node.name,
+        region: answer.node.region.map(|region| region.as_str().to_owned()),
+        discovery_token: answer.token,
+        valid_for_ms: VALID_FOR_MS,
+    }))
+}
+
+fn websocket_url(url: &str) -> String {
+    match url.strip_prefix("https://") {
+        Some(rest) => format!("wss://{rest}/v1/socket"),
+        None => format!("ws://{}/v1/socket", url.strip_prefix("http://").unwrap_or(url)),
+    }
 }
 
 /// The configured address, or the one that the client used.

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use axum::Router;
 use chat_broker::{Bus, Subject};
 use chat_protocol::frame::{AccountChanged, AccountPart, ServerFrame};
-use chat_protocol::{DeviceId, UserId};
+use chat_protocol::{Code, DeviceId, UserId};
 use chat_store::Store;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -43,8 +43,9 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::conversation::Conversations;
 use crate::delivery::{self, Class};
+use crate::discovery::{Directory, RegionNetwork, Role, Roles};
 use crate::presence::Presences;
-use problem::Failure;
+use problem::{Failure, refuse};
 use rate::Limiter;
 
 /// Settings of the HTTP API.
@@ -53,8 +54,12 @@ pub struct Settings {
     /// The address that clients reach this platform at, such as `https://chat.example.org`, without a slash at the end.
     /// Not set: what the request says.
     pub public_url: Option<String>,
-    /// Name of this node, as discovery tells it.
-    pub node_name: String,
+    /// What this node does: the rest is not served.
+    pub roles: Roles,
+    /// Networks of clients whose region is known.
+    pub regions: Vec<RegionNetwork>,
+    /// Header in which a trusted proxy names the client's region. Whoever else sets it, it is removed before.
+    pub region_header: Option<String>,
     /// Believe `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`. Only behind a proxy that sets them.
     pub trust_forwarded: bool,
     /// Web origins besides this server's own whose scripts may call the API.
@@ -69,7 +74,9 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             public_url: None,
-            node_name: "chat-node".into(),
+            roles: Roles::ALL,
+            regions: Vec::new(),
+            region_header: None,
             trust_forwarded: false,
             origins: Vec::new(),
             body_wait_ms: 30_000,
@@ -93,6 +100,8 @@ pub struct Services {
     pub auth: Arc<Auth>,
     /// Time.
     pub clock: Clock,
+    /// Which node a client should be at.
+    pub directory: Arc<Directory>,
     /// Settings.
     pub settings: Settings,
 }
@@ -112,7 +121,9 @@ pub fn router(
     others: OpenApiRouter,
 ) -> Result<(Router, utoipa::openapi::OpenApi), SetupError> {
     let cross_origin = answer::cross_origin(&services.settings.origins)?;
+    let roles = services.settings.roles;
     let state: State = Arc::new(Api::new(services));
+    let always = [discovery::routes(), problem::routes(), document::routes()];
     let resources = [
         accounts::routes(),
         sessions::routes(),
@@ -126,19 +137,28 @@ pub fn router(
         members::routes(),
         messages::routes(),
         rooms::routes(),
-        discovery::routes(),
-        problem::routes(),
-        document::routes(),
     ];
-    let all = resources.into_iter().fold(document::base(), OpenApiRouter::merge);
-    let all = all.with_state(Arc::clone(&state)).merge(others);
+    let resources = resources.into_iter().filter(|_| roles.has(Role::Api));
+    let all = always.into_iter().chain(resources).fold(document::base(), OpenApiRouter::merge);
+    let mut all = all.with_state(Arc::clone(&state));
+    if roles.has(Role::Gateway) {
+        all = all.merge(others);
+    }
     let (routes, mut document) = all.split_for_parts();
     document::complete(&mut document);
     let routes = routes
         .layer(axum::Extension(document::Written::new(&document)))
-        .method_not_allowed_fallback(answer::method_not_allowed)
-        .fallback(web::serve);
+        .method_not_allowed_fallback(answer::method_not_allowed);
+    let routes = match roles.has(Role::Api) {
+        true => routes.fallback(web::serve),
+        false => routes.fallback(elsewhere),
+    };
     Ok((answer::finish(routes, cross_origin), document))
+}
+
+/// This node does not have the role that would answer.
+async fn elsewhere() -> Failure {
+    refuse(Code::NotFound, "This node does not serve that address. Ask the platform's own address.")
 }
 
 type State = Arc<Api>;
@@ -151,6 +171,7 @@ struct Api {
     bus: Arc<dyn Bus>,
     auth: Arc<Auth>,
     clock: Clock,
+    directory: Arc<Directory>,
     settings: Settings,
     limiter: Limiter,
     introduced: introduced::Known,
@@ -158,10 +179,22 @@ struct Api {
 
 impl Api {
     fn new(services: Services) -> Api {
-        let Services { store, conversations, presences, bus, auth, clock, settings } = services;
+        let Services { store, conversations, presences, bus, auth, clock, directory, settings } =
+            services;
         let limiter = Limiter::new(settings.rates);
         let introduced = introduced::Known::default();
-        Api { store, conversations, presences, bus, auth, clock, settings, limiter, introduced }
+        Api {
+            store,
+            conversations,
+            presences,
+            bus,
+            auth,
+            clock,
+            directory,
+            settings,
+            limiter,
+            introduced,
+        }
     }
 
     /// Tells all devices of a user what to fetch again.

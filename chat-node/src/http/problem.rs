@@ -160,6 +160,9 @@ fn explanation(code: Code) -> &'static str {
         Code::MethodNotAllowed => {
             "This address is not served with this method. The Allow header lists those that are."
         }
+        Code::WrongNode => {
+            "Service discovery picked another node for this client. Ask GET /v1/discovery again, and connect there."
+        }
         Code::HandleTaken => "The handle belongs to somebody else. Choose another one.",
         Code::Conflict => {
             "The request contradicts the present state. Load the thing again, then decide."

@@ -1,9 +1,11 @@
 //! The composition root: builds everything, runs it, and ends it in order.
 //!
-//! The end: 1. not ready; among many nodes its partitions go to others; no more connections; 2. clients are told to come back, and their sockets close; 3. requests
-//! under way finish; 4. owners settle, write and close their logs; 5. tasks end; 6. store and log close.
+//! The end: 1. not ready; among many nodes its partitions go to others; no more connections; 2. clients are told to come
+//! back, and their sockets close; 3. requests under way finish; 4. owners settle, write and close their logs; 5. tasks end;
+//! 6. store and log close.
 
-mod ports;
+mod places;
+pub(crate) mod ports;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,6 +33,7 @@ use crate::conversation::metrics::Metrics;
 use crate::conversation::owner::Shared;
 use crate::conversation::owners::{Companion, Owners};
 use crate::conversation::router::Router;
+use crate::discovery::Role;
 use crate::hub::Hub;
 use crate::membership::{self, Membership, NodeEntry};
 use crate::partition::{Alone, Lease, Leases};
@@ -173,7 +176,8 @@ async fn listen(address: SocketAddr, field: &str) -> anyhow::Result<TcpListener>
 async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> anyhow::Result<Node> {
     let clock = Clock::system();
     let lease = Lease { node: NodeId::random(), start: rand::random() };
-    let auth = Arc::new(Auth::new(auth_settings(config), keys, clock.clone())?);
+    let keys = Arc::new(keys);
+    let auth = Arc::new(Auth::new(auth_settings(config), keys.clone(), clock.clone())?);
     let session_metrics = session::Metrics::default();
     let hub = Hub::new(clock.clone(), session_metrics.hub.clone());
     let membership = membership(config, ports, &clock, lease);
@@ -244,6 +248,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
     presence_owners.run(&keeping, stop_keeping.clone());
     presences.clone().run(&keeping, stop_keeping.clone());
 
+    let directory = Arc::new(places::directory(config, lease.node, membership.clone(), keys));
     let gateway = Gateway::new(Parts {
         settings: session_settings(config),
         clock: clock.clone(),
@@ -254,6 +259,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         conversations: router.clone(),
         presences: presences.clone(),
         authenticate: auth.clone(),
+        directory: directory.clone(),
         metrics: session_metrics.clone(),
     });
     gateway.spawn(&keeping, &stop_keeping);
@@ -269,6 +275,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         bus,
         auth,
         clock,
+        directory,
         settings: http_settings(config),
     };
     let (api, document) = http::router(services, transports)?;
@@ -305,6 +312,7 @@ fn server_settings(config: &Config) -> server::Settings {
         connections_per_address_max: config.connections_per_address_max as usize,
         proxy_header: config.trusted_proxy.header.clone(),
         proxies: config.trusted_proxy.cidrs.clone(),
+        region_header: config.discovery.region_header.clone(),
     }
 }
 
@@ -336,7 +344,9 @@ fn http_settings(config: &Config) -> http::Settings {
         |count: u32| http::Rate { burst: count, refill_ms: 60_000 / u64::from(count.max(1)) };
     http::Settings {
         public_url: config.public_url.as_ref().map(|url| url.as_str().to_owned()),
-        node_name: config.node_name.clone(),
+        roles: config.roles,
+        regions: config.discovery.regions.clone(),
+        region_header: config.discovery.region_header.clone(),
         trust_forwarded: !config.trusted_proxy.cidrs.is_empty(),
         origins: config.cors_origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
         rates: limits.enabled.then(|| http::Rates {
@@ -390,10 +400,10 @@ fn membership(
         node: lease.node,
         start: lease.start,
         name: config.node_name.clone(),
-        address: config.public_url.as_ref().map(|url| url.as_str().to_owned()),
-        region: config.region.clone(),
+        address: places::advertised_host(config),
+        region: config.region.as_ref().map(|region| region.as_str().to_owned()),
         revision: config.revision.clone().unwrap_or_default(),
-        roles: vec!["api".to_owned(), "gateway".to_owned(), "partitions".to_owned()],
+        roles: config.roles.to_string().split(',').map(str::to_owned).collect(),
         connections: 0,
         capacity: config.connections_max,
         owns: false,
@@ -405,7 +415,7 @@ fn membership(
         broker: ports.broker.clone(),
         clock: clock.clone(),
         about,
-        has_role: true,
+        has_role: config.roles.has(Role::Partitions),
         metrics: membership::Metrics::default(),
     }))
 }

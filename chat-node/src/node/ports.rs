@@ -104,7 +104,7 @@ fn embedded(config: &Config, directory: DataDirectory) -> anyhow::Result<Ports> 
     })
 }
 
-fn nats_options(config: &Config, servers: &[String]) -> NatsOptions {
+pub(crate) fn nats_options(config: &Config, servers: &[String]) -> NatsOptions {
     let settings = &config.nats;
     let authentication = match (&settings.credentials_file, &settings.token, &settings.user) {
         (Some(path), ..) => nats::Authentication::CredentialsFile(path.clone()),
@@ -132,7 +132,7 @@ fn nats_options(config: &Config, servers: &[String]) -> NatsOptions {
     }
 }
 
-fn cql_options(config: &Config, hosts: &[String], keyspace: &str) -> cql::Options {
+pub(crate) fn cql_options(config: &Config, hosts: &[String], keyspace: &str) -> cql::Options {
     let settings = &config.scylla;
     let datacenter = &settings.datacenter;
     let tls = settings.ca_file.as_ref().map(|ca_file| cql::Tls {

@@ -16,7 +16,7 @@ use chat_protocol::frame::{
 use chat_protocol::limits::{
     BODY_BYTES_MAX, CLIENT_FRAME_BYTES_MAX, CURSOR_ROOMS_MAX, PAGE_ROWS_MAX, TEXT_CHARS_MAX,
 };
-use chat_protocol::{ConversationId, MessageId, SessionId, UserId};
+use chat_protocol::{ConversationId, DeviceId, MessageId, SessionId, UserId};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
@@ -86,10 +86,23 @@ impl Gateway {
         let opened = async {
             let version = hello::negotiate(&hello.versions)?;
             let caller = self.parts.authenticate.authenticate(&hello.token)?;
+            self.check_place(hello.discovery_token.as_deref(), caller.device_id)?;
             let cursor = hello.cursor.as_deref();
             self.open(caller, cursor, version, Transport::WebSocket, encoding).await
         };
         opened.await.inspect_err(|refusal| self.count_hello(refusal.code.as_str()))
+    }
+
+    /// Sends a client on that discovery meant for another node.
+    fn check_place(&self, token: Option<&str>, device: DeviceId) -> Result<(), Refusal> {
+        let now = self.parts.clock.now();
+        match token.is_some_and(|token| self.parts.directory.should_redirect(token, device, now)) {
+            true => Err(Refusal::new(
+                Code::WrongNode,
+                "Service discovery picked another node for this client. Ask it again, and connect to that one.",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Opens a connection for a caller who is known already.

@@ -36,6 +36,7 @@ use self::schedule::Schedule;
 use crate::auth::{Authenticate, Caller};
 use crate::clock::Clock;
 use crate::conversation::Conversations;
+use crate::discovery::Directory;
 use crate::hub::{Hub, Outbox};
 use crate::presence::{Attendance, Presences};
 use crate::watermark::Watermarks;
@@ -60,6 +61,8 @@ pub struct Parts {
     pub presences: Arc<dyn Presences>,
     /// Who a token names.
     pub authenticate: Arc<dyn Authenticate>,
+    /// Which node a client should be at.
+    pub directory: Arc<Directory>,
     /// What is counted.
     pub metrics: Metrics,
 }

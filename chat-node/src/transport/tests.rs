@@ -198,6 +198,20 @@ async fn a_first_frame_that_is_no_hello_or_none_at_all_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_client_that_discovery_sent_elsewhere_is_sent_on_once_and_then_served() {
+    let server = server(Settings::default()).await;
+    let mut hello = server.world.hello(None);
+    hello.discovery_token = server.world.token_for_another_node();
+    let mut client = Client::open(&server, Encoding::Json).await;
+    client.send(&ClientFrame::Hello(hello.clone())).await;
+    assert_eq!(client.error().await.1, Code::WrongNode);
+    assert_eq!(client.closed().await, Close::WrongNode.number());
+    let mut client = Client::open(&server, Encoding::Json).await;
+    client.send(&ClientFrame::Hello(hello)).await;
+    assert!(matches!(client.next().await, Ok(ServerFrame::Welcome(_))));
+}
+
+#[tokio::test]
 async fn frames_of_the_wrong_encoding_and_too_large_ones_end_the_connection() {
     let server = server(Settings::default()).await;
     let mut client = Client::welcomed(&server, Encoding::Json).await;

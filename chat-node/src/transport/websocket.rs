@@ -272,6 +272,7 @@ fn close_for(code: Code) -> Close {
         Code::UnsupportedVersion => Close::UnsupportedVersion,
         Code::Draining => Close::Restart,
         Code::Overloaded | Code::RateLimited => Close::Overloaded,
+        Code::WrongNode => Close::WrongNode,
         Code::TooLarge => Close::TooLarge,
         Code::WrongEncoding => Close::WrongEncoding,
         code if code.http_status() < 500 => Close::Protocol,

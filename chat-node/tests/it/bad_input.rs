@@ -162,6 +162,7 @@ async fn a_first_frame_that_is_no_good_hello_closes() {
             versions,
             token: token.to_owned(),
             cursor: cursor.map(str::to_owned),
+            discovery_token: None,
             capabilities: vec![],
             client: None,
         })

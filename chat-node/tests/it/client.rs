@@ -271,6 +271,7 @@ pub(crate) fn hello(token: &str, cursor: Option<&str>) -> ClientFrame {
         versions: vec![1],
         token: token.to_owned(),
         cursor: cursor.map(str::to_owned),
+        discovery_token: None,
         capabilities: Vec::new(),
         client: None,
     })

@@ -12,6 +12,7 @@ mod backup;
 mod bad_input;
 mod client;
 mod cluster;
+mod doctor;
 mod durability;
 mod full_disk;
 mod presence;

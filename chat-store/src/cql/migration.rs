@@ -29,6 +29,11 @@ const ATTEMPTS: u32 = 15;
 /// How often one who waits for the lock looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// The schema version of this program.
+pub(super) fn known() -> i32 {
+    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
+}
+
 /// Brings the keyspace to the present schema, or waits until another node has.
 pub(super) async fn migrate(session: &Session, options: &Options) -> Result<(), OpenError> {
     let migrator = Migrator { session, options, owner: Uuid::new_v4() };

@@ -18,6 +18,7 @@ mod execute;
 mod friends;
 mod history;
 mod inbox;
+mod inspect;
 mod messages;
 mod meta;
 mod migration;
@@ -39,6 +40,7 @@ use self::coalesce::Coalesce;
 pub use self::error::OpenError;
 use self::execute::Executor;
 use self::history::Page;
+pub use self::inspect::{Inspection, KeyspaceState};
 pub use self::options::{Consistency, Credentials, Options, Tls};
 use self::statements::Statements;
 use crate::row::{Account, ConversationRow, InboxPage, MemberRow, QuarantineRow};
@@ -105,6 +107,11 @@ impl CqlStore {
         let now_ms = AtomicU64::new(options.now.0);
         let inner = Inner { executor, statements, known: Known::default(), epoch, now_ms };
         Ok(CqlStore { inner: Arc::new(inner), shared: Reads::default() })
+    }
+
+    /// Looks at the database and the keyspace, and changes nothing: neither is made, and a schema stays as it is.
+    pub async fn inspect(options: &Options) -> Result<Inspection, OpenError> {
+        inspect::inspect(options).await
     }
 
     /// Entries that were set aside, by partition and id: for the operator who looks into them.

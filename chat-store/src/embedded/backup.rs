@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 
-use super::column::bits;
+use super::column::{bits, from_bits};
 use super::error::OpenError;
 use super::options::Options;
 use super::{connection, schema};
@@ -36,6 +36,30 @@ pub fn restore(copy_of: &Path, target: &Path) -> Result<u64, OpenError> {
         Ok(())
     })?;
     Ok(epoch)
+}
+
+/// What a store's file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// The store's epoch; `None`: the file is empty, no node has served from it.
+    pub epoch: Option<u64>,
+    /// Version of the schema.
+    pub schema: usize,
+    /// The version that this program has.
+    pub schema_known: usize,
+}
+
+/// Looks at a store's file, also while a node serves from it, and changes nothing.
+pub fn inspect(store: &Path) -> Result<Inspection, OpenError> {
+    require(store)?;
+    let connection = connection::reading(store, &Options::default())?;
+    let schema = schema::check(&connection, store)?;
+    let epoch = || connection.query_row("SELECT epoch FROM meta", [], |row| row.get(0));
+    let epoch = match schema {
+        0 => None,
+        _ => Some(from_bits(epoch().map_err(|error| failure(store, &error))?)),
+    };
+    Ok(Inspection { epoch, schema, schema_known: schema::known() })
 }
 
 /// Gives a store that no node serves from a new random epoch, and returns it. Every cursor is reset.

@@ -30,7 +30,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::Connection;
 
-pub use self::backup::{backup, renew_epoch, reset_checkpoints, restore};
+pub use self::backup::{Inspection, backup, inspect, renew_epoch, reset_checkpoints, restore};
 use self::error::Failure;
 pub use self::error::OpenError;
 pub use self::options::Options;

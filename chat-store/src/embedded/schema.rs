@@ -131,6 +131,11 @@ pub(super) fn migrate(
     transaction.commit().map_err(failed)
 }
 
+/// The schema version of this program.
+pub(super) fn known() -> usize {
+    MIGRATIONS.len()
+}
+
 /// The schema version of a file: 0 if it is empty.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     let read = |pragma: &str| -> Result<i64, OpenError> {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod faults;
+mod inspect;
 mod open;
 mod single;
 

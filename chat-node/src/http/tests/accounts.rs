@@ -68,7 +68,8 @@ async fn requests_without_a_good_token_are_refused() {
     tampered.replace_range(tampered.len() - 1.., flipped);
     let forged = {
         let clock = crate::clock::Clock::manual(NOW);
-        let other = crate::auth::Auth::new(Default::default(), KeyRing::random(), clock).unwrap();
+        let other =
+            crate::auth::Auth::new(Default::default(), KeyRing::random().into(), clock).unwrap();
         other.new_session(tokens.user_id, tokens.device_id).unwrap().tokens.access_token
     };
     for bad in ["", "nonsense", &tampered, &forged, &tokens.refresh_token] {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod conversations;
+mod discovery;
 mod document;
 mod double;
 mod errors;
@@ -30,6 +31,7 @@ use super::{Services, Settings, router};
 use crate::auth::{self, Auth, KeyRing, PasswordCost};
 use crate::clock::Clock;
 use crate::delivery::{Class, Frame};
+use crate::discovery::Directory;
 
 const NOW: Millis = Millis(1_800_000_000_000);
 
@@ -122,6 +124,15 @@ impl Server {
     }
 
     async fn with_all(settings: Settings, auth: auth::Settings, others: OpenApiRouter) -> Server {
+        Server::among(Directory::alone(), settings, auth, others).await
+    }
+
+    async fn among(
+        directory: Directory,
+        settings: Settings,
+        auth: auth::Settings,
+        others: OpenApiRouter,
+    ) -> Server {
         let clock = Clock::manual(NOW);
         let heard = Arc::new(Heard::default());
         let receiver: Arc<dyn Receiver> = Arc::clone(&heard) as _;
@@ -132,7 +143,7 @@ impl Server {
             password_wait_ms: 60_000,
             ..auth
         };
-        let auth = Auth::new(cheap, KeyRing::random(), clock.clone()).unwrap();
+        let auth = Auth::new(cheap, Arc::new(KeyRing::random()), clock.clone()).unwrap();
         let conversations = Arc::new(Conversations::default());
         let presences = Arc::new(Presences::default());
         let services = Services {
@@ -142,6 +153,7 @@ impl Server {
             bus: Arc::clone(&bus),
             auth: Arc::new(auth),
             clock: clock.clone(),
+            directory: Arc::new(directory),
             settings,
         };
         let (routes, document) = router(services, others).unwrap();

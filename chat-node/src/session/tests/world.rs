@@ -18,8 +18,10 @@ use chat_store::{InboxRow, MessageRow, Pointer, PointerKind, Write};
 use uuid::Uuid;
 
 use super::super::*;
+use crate::auth::KeyRing;
 use crate::conversation::{Command, Reply};
 use crate::delivery;
+use crate::discovery::{Directory, NodeDescription, Pick, TOKEN_LIFE_MS, token};
 use crate::watermark::{Announcement, Echo, PartitionState};
 
 pub(crate) const NOW: Millis = Millis(1_800_000_000_000);
@@ -150,6 +152,8 @@ pub(crate) struct World {
     pub(crate) device: DeviceId,
     pub(crate) conversation: ConversationId,
     node: NodeId,
+    other: NodeId,
+    keys: Arc<KeyRing>,
     seq: std::sync::atomic::AtomicU64,
     _broker: EmbeddedBroker,
     pub(crate) tracker: TaskTracker,
@@ -178,7 +182,9 @@ pub(crate) async fn world(settings: Settings) -> World {
     let store = Arc::new(EmbeddedStore::memory());
     let faults = Faults::new(1);
     let owners = Arc::new(Owners::default());
-    let node = NodeId::random();
+    let (node, other) = (NodeId::random(), NodeId::random());
+    let nodes = [node, other].map(NodeDescription::alone);
+    let keys = Arc::new(KeyRing::random());
     let parts = Parts {
         settings,
         clock: clock.clone(),
@@ -189,6 +195,7 @@ pub(crate) async fn world(settings: Settings) -> World {
         conversations: owners.clone(),
         presences: Arc::new(Everyone(clock)),
         authenticate: Arc::new(Tokens),
+        directory: Arc::new(Directory::new(node, move || nodes.to_vec(), keys.clone())),
         metrics,
     };
     let user = UserId::random();
@@ -202,6 +209,8 @@ pub(crate) async fn world(settings: Settings) -> World {
         device: DeviceId::random(),
         conversation: ConversationId::group(user, Uuid::nil()),
         node,
+        other,
+        keys,
         seq: Default::default(),
         _broker: broker,
         tracker: TaskTracker::new(),
@@ -218,8 +227,21 @@ impl World {
         format!("{}/{}", self.user, self.device)
     }
 
+    /// What discovery gives to a client that is to connect to another node.
+    pub(crate) fn token_for_another_node(&self) -> Option<String> {
+        let pick = Pick { node: Some(self.other), revision: None };
+        token::sign(&self.keys, &pick, NOW, TOKEN_LIFE_MS)
+    }
+
     pub(crate) fn hello(&self, cursor: Option<String>) -> Hello {
-        Hello { versions: vec![1], token: self.token(), cursor, capabilities: vec![], client: None }
+        Hello {
+            versions: vec![1],
+            token: self.token(),
+            cursor,
+            discovery_token: None,
+            capabilities: vec![],
+            client: None,
+        }
     }
 
     /// Every owner says: all up to `watermark` is in the store, `highest` is the highest id issued; and answers probes.

@@ -5,6 +5,7 @@ mod equal;
 mod expiry;
 mod friends;
 mod history;
+mod inspect;
 mod long;
 mod migration;
 mod outage;

@@ -1,0 +1,23 @@
+//! Whole platforms of real processes (NATS, Cassandra, chat nodes, clients), what befalls them, and a check of every
+//! acknowledged message against what every device has in the end.
+//!
+//! Everything that happens is an [`log::Entry`]; [`check`] judges entries alone, so that the file of a run can be judged
+//! again: `CHAT_TEST_RUN=file cargo test -p cluster -- judge`. `CHAT_TEST_SEED` repeats the choices of a run: who sends
+//! what and when, and whom a fault meets; the operating system's part is not repeatable.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "it serves tests alone: a panic is how they fail, and what they print helps to repeat them"
+)]
+
+pub mod balancer;
+pub mod check;
+pub mod device;
+pub mod log;
+pub mod node;
+pub mod platform;
+pub mod run;
+
+pub use platform::{Platform, PlatformOptions};
+pub use run::{Run, RunOptions};

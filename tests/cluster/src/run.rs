@@ -1,0 +1,312 @@
+//! One run: a platform, people who chat, faults, and the check at the end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chat_client::Api;
+use chat_client::api::From;
+use chat_protocol::ConversationId;
+use chat_protocol::api::{LogIn, NewConversation, SignUp, Tokens};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::balancer::Balancer;
+use crate::check;
+use crate::device::{Device, seen};
+use crate::log::{Entry, Log, Seen};
+use crate::platform::{Platform, PlatformOptions};
+
+const PASSWORD: &str = "correct horse battery";
+
+/// Longest wait for all that is under way to arrive after the last fault.
+const SETTLE_MAX: Duration = Duration::from_secs(180);
+
+/// A node that has more has a leak: these platforms are small.
+const MEMORY_BYTES_MAX: u64 = 600 << 20;
+
+const PAGE_ROWS: usize = 100;
+
+/// How large a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Processes.
+    pub platform: PlatformOptions,
+    /// People.
+    pub users: usize,
+    /// Devices of each.
+    pub devices: usize,
+    /// Groups; each has all the people whose number divided by the number of groups leaves its own.
+    pub groups: usize,
+    /// Between two messages of a group.
+    pub pause_ms: u64,
+}
+
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        RunOptions {
+            platform: PlatformOptions { nats: 1, nodes: 3 },
+            users: 12,
+            devices: 2,
+            groups: 4,
+            pause_ms: 60,
+        }
+    }
+}
+
+/// A run under way.
+pub struct Run {
+    /// The processes, for faults.
+    pub platform: Arc<Platform>,
+    /// Choices of faults.
+    pub random: StdRng,
+    log: Log,
+    seed: u64,
+    api: Api,
+    /// A token of a member of each conversation.
+    readers: Vec<(ConversationId, Tokens)>,
+    devices: Arc<Vec<Device>>,
+    is_over: Arc<AtomicBool>,
+    load: Vec<JoinHandle<()>>,
+    _balancer: Balancer,
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("CHAT_TEST_SEED").ok();
+    given.map_or_else(rand::random, |text| text.parse().expect("CHAT_TEST_SEED is a number"))
+}
+
+impl Run {
+    /// Starts the processes, lets everyone sign up and connect, and begins to send.
+    pub async fn start(scenario: &str, options: RunOptions) -> Run {
+        let seed = seed();
+        println!("{scenario}: CHAT_TEST_SEED={seed}");
+        let starting = tokio::task::spawn_blocking(move || Platform::start(options.platform));
+        let platform = Arc::new(starting.await.expect("the platform starts"));
+        let addresses = platform.nodes.iter().map(|node| node.address()).collect();
+        let balancer = Balancer::start(addresses).await;
+        let api = Api::new(&balancer.url()).expect("an address");
+        let mut run = Run {
+            platform,
+            random: StdRng::seed_from_u64(seed),
+            log: Log::create(scenario, seed),
+            seed,
+            api,
+            readers: Vec::new(),
+            devices: Arc::default(),
+            is_over: Arc::default(),
+            load: Vec::new(),
+            _balancer: balancer,
+        };
+        run.people(options).await;
+        run
+    }
+
+    async fn people(&mut self, options: RunOptions) {
+        let mut people: Vec<Vec<Tokens>> = Vec::new();
+        for number in 0..options.users {
+            people.push(self.sign_up(number, options.devices).await);
+        }
+        let number_of = |user: usize, device: usize| user * options.devices + device;
+        let mut devices = Vec::new();
+        for tokens in people.iter().flatten() {
+            let number = devices.len();
+            devices.push(Device::start(number, self.api.clone(), tokens.clone(), self.log.clone()));
+        }
+        self.devices = Arc::new(devices);
+        self.until_connected(self.devices.len()).await;
+        for group in 0..options.groups {
+            let members: Vec<usize> = (group..options.users).step_by(options.groups).collect();
+            let body = NewConversation::Group {
+                request_id: Uuid::from_u128(group as u128),
+                name: format!("Group {group}"),
+                members: members[1..].iter().map(|user| people[*user][0].user_id).collect(),
+            };
+            let creator = &people[members[0]][0];
+            let made = self.api.create(&creator.access_token, &body).await.expect("a group");
+            let conversation = made.conversation_id;
+            let all =
+                members.iter().flat_map(|user| (0..options.devices).map(|d| number_of(*user, d)));
+            let devices: Vec<usize> = all.collect();
+            self.log.add(Entry::Conversation { conversation, devices: devices.clone() });
+            self.readers.push((conversation, creator.clone()));
+            let random = StdRng::seed_from_u64(self.seed ^ (group as u64 + 1));
+            self.load.push(tokio::spawn(chat(
+                self.devices.clone(),
+                devices,
+                conversation,
+                random,
+                options.pause_ms,
+                self.is_over.clone(),
+            )));
+        }
+    }
+
+    /// A new device gets what happens from its first connection on: only then may there be anything to get.
+    async fn until_connected(&self, devices: usize) {
+        let deadline = Instant::now() + SETTLE_MAX;
+        let connected = |entries: &[Entry]| {
+            let devices = entries.iter().filter_map(|entry| match entry {
+                Entry::Connected { device } => Some(*device),
+                _ => None,
+            });
+            devices.collect::<HashSet<usize>>().len()
+        };
+        while self.log.read(connected) < devices {
+            assert!(Instant::now() < deadline, "not all devices connect");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn sign_up(&self, number: usize, devices: usize) -> Vec<Tokens> {
+        let handle = format!("person_{number}");
+        let account = SignUp {
+            handle: handle.clone(),
+            password: PASSWORD.to_owned(),
+            name: None,
+            device_name: None,
+        };
+        let mut tokens = vec![self.api.sign_up(&account).await.expect("an account")];
+        for _ in 1..devices {
+            let body =
+                LogIn { handle: handle.clone(), password: PASSWORD.to_owned(), device_name: None };
+            tokens.push(self.api.log_in(&body).await.expect("a login"));
+        }
+        tokens
+    }
+
+    /// Takes a fault down, and does it. It may block.
+    pub async fn fault(&self, what: &str, work: impl FnOnce(&Platform) + Send + 'static) {
+        self.log.add(Entry::Fault { fault: what.to_owned() });
+        let platform = self.platform.clone();
+        tokio::task::spawn_blocking(move || work(&platform)).await.expect("the fault is made");
+        self.look_at_memory();
+    }
+
+    /// Lets things go on for a while.
+    pub async fn wait(&self, seconds: u64) {
+        sleep(Duration::from_secs(seconds)).await;
+        self.look_at_memory();
+    }
+
+    /// How many messages were acknowledged, and how often a device got one.
+    pub fn progress(&self) -> (usize, usize) {
+        self.log.read(|entries| {
+            let count = |what: fn(&Entry) -> bool| entries.iter().filter(|e| what(e)).count();
+            (
+                count(|entry| matches!(entry, Entry::Acknowledged { .. })),
+                count(|entry| matches!(entry, Entry::Received { .. })),
+            )
+        })
+    }
+
+    /// Waits until so many more messages are acknowledged. Panics if that takes longer than `patience`.
+    pub async fn until_more(&self, messages: usize, patience: Duration) {
+        let (before, _) = self.progress();
+        let deadline = Instant::now() + patience;
+        while self.progress().0 < before + messages {
+            let path = self.log.finish().display();
+            let now = self.progress().0 - before;
+            assert!(Instant::now() < deadline, "{now} of {messages} acknowledged; see {path}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn look_at_memory(&self) {
+        for (node, process) in self.platform.nodes.iter().enumerate() {
+            if let Some(bytes) = process.memory_bytes() {
+                self.log.add(Entry::Memory { node, bytes });
+                assert!(bytes < MEMORY_BYTES_MAX, "node {node} has {bytes} bytes");
+            }
+        }
+    }
+
+    /// Ends the load, waits until everything has arrived, and checks all of it.
+    pub async fn finish(mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for load in self.load.drain(..) {
+            load.await.expect("the load ends well");
+        }
+        let deadline = Instant::now() + SETTLE_MAX;
+        let settled =
+            || self.log.read(|entries| check::is_answered(entries) && check::is_delivered(entries));
+        while !settled() && Instant::now() < deadline {
+            sleep(Duration::from_millis(200)).await;
+        }
+        self.look_at_memory();
+        for (conversation, reader) in self.readers.clone() {
+            let messages = self.history(conversation, reader).await;
+            self.log.add(Entry::History { conversation, messages });
+        }
+        let (acknowledged, received) = self.progress();
+        println!("{acknowledged} messages acknowledged, {received} receptions");
+        let wrong = self.log.read(check::check);
+        let path = self.log.finish().display().to_string();
+        if !wrong.is_empty() {
+            let logs: Vec<String> = self.platform.nodes.iter().map(|node| node.log()).collect();
+            panic!("{}\nthe run: {path}\n{}", wrong.join("\n"), logs.join("\n---\n"));
+        }
+        assert!(acknowledged > 0, "nothing was sent");
+        let complaints: Vec<String> =
+            self.platform.nodes.iter().flat_map(|node| node.complaints()).collect();
+        assert!(complaints.is_empty(), "the nodes complained:\n{}", complaints.join("\n"));
+    }
+
+    async fn history(&self, conversation: ConversationId, mut reader: Tokens) -> Vec<Seen> {
+        let mut pages = Vec::new();
+        let mut from = From::Newest;
+        let deadline = Instant::now() + SETTLE_MAX;
+        loop {
+            let page = self.api.history(&reader.access_token, conversation, from, PAGE_ROWS).await;
+            let page = match page {
+                Ok(page) if !page.tail_missing || Instant::now() >= deadline => page,
+                Ok(_) => {
+                    sleep(Duration::from_millis(500)).await;
+                    continue;
+                }
+                Err(error) if Instant::now() < deadline => {
+                    println!("the history cannot be read yet: {error}");
+                    if error.code() == Some(chat_protocol::Code::TokenExpired) {
+                        reader = self.api.refresh(&reader.refresh_token).await.expect("tokens");
+                    }
+                    sleep(Duration::from_millis(500)).await;
+                    continue;
+                }
+                Err(error) => panic!("the history of {conversation} cannot be read: {error}"),
+            };
+            let oldest = page.messages.iter().map(|message| message.message_id).min();
+            pages.extend(page.messages.iter().filter_map(seen));
+            match oldest {
+                Some(oldest) if page.more => from = From::Before(oldest),
+                _ => break,
+            }
+        }
+        pages.sort_by_key(|seen| seen.id);
+        pages
+    }
+}
+
+/// Members of a group send in turns that chance decides.
+async fn chat(
+    all: Arc<Vec<Device>>,
+    members: Vec<usize>,
+    conversation: ConversationId,
+    mut random: StdRng,
+    pause_ms: u64,
+    is_over: Arc<AtomicBool>,
+) {
+    let mut number = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let device = members[random.random_range(0..members.len())];
+        number += 1;
+        if all[device].send(conversation, &format!("message {number}")).await.is_err() {
+            // The check tells of a client that has given up.
+            return;
+        }
+        sleep(Duration::from_millis(random.random_range(1..=2 * pause_ms.max(1)))).await;
+    }
+}

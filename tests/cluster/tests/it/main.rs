@@ -1,0 +1,11 @@
+//! Faults of whole platforms. Those that take minutes are in modules named `long`.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test that panics has failed; what it prints helps to repeat it"
+)]
+
+mod judge;
+mod long;
+mod nodes;
