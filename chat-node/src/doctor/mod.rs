@@ -1,6 +1,6 @@
 //! `chat-node doctor`: looks at everything a node depends on, and says in plain sentences what is wrong and what to do.
 //!
-//! [`probe`] looks, [`judge()`] decides what it means, [`finding`] is what people read.
+//! `probe` looks, [`judge()`] decides what it means, [`finding`] is what people read.
 
 pub mod evidence;
 pub mod finding;

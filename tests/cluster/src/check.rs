@@ -306,7 +306,9 @@ mod tests {
 
     #[test]
     fn whatever_is_lost_doubled_or_moved_is_told() {
-        let lost = wrong_with(|entries| drop(history(entries).remove(1)));
+        let lost = wrong_with(|entries| {
+            history(entries).remove(1);
+        });
         assert!(lost.contains("acknowledged and is lost") && lost.contains("a hole"), "{lost}");
         let doubled = wrong_with(|entries| {
             let again = Seen { id: MessageId(900), seq: 4, ..seen(0) };
