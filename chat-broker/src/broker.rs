@@ -220,11 +220,13 @@ pub trait Bus: Send + Sync {
     fn publish(&self, subjects: &[Subject], payload: Bytes);
 
     /// Answers requests to `subject` until the connection is dropped or `stop_serving` is called. A later server of the
-    /// same subject, on any connection, takes its place.
+    /// same subject, on any connection, takes its place; of requests that come meanwhile each is answered by one of them,
+    /// and may reach both.
     async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error>;
 
-    /// Stops answering requests to `subject`.
-    async fn stop_serving(&self, subject: Subject) -> Result<(), Error>;
+    /// Stops answering requests to `subject`: as soon as another server has taken its place, or `patience` has passed.
+    /// Until then requests are answered as before, so that none is lost between two servers.
+    async fn stop_serving(&self, subject: Subject, patience: Duration) -> Result<(), Error>;
 
     /// Asks whoever serves `subject`.
     async fn request(

@@ -29,6 +29,9 @@ pub struct Record {
     /// What was decided, in order.
     #[prost(message, repeated, tag = "6")]
     pub entries: Vec<Entry>,
+    /// In a closing record: everything before it is in the store.
+    #[prost(bool, tag = "7")]
+    pub is_written: bool,
 }
 
 /// The kinds of record.

@@ -1,7 +1,7 @@
 //! Cases of the bus.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -358,7 +358,7 @@ pub async fn a_later_server_takes_over(broker: Arc<dyn Broker>) {
     assert_eq!(ask().await, Ok(text("earlier")), "the same node may replace itself");
     later.bus.serve(subject(1), Arc::new(Answer("later"))).await.expect("serve");
     assert_eq!(ask().await, Ok(text("later")));
-    earlier.bus.stop_serving(subject(1)).await.expect("stop");
+    earlier.bus.stop_serving(subject(1), Duration::ZERO).await.expect("stop");
     assert_eq!(ask().await, Ok(text("later")));
     let client = node(&*broker, &[]).await;
     drop(earlier);
@@ -372,9 +372,77 @@ pub async fn a_server_that_stopped_answers_nothing(broker: Arc<dyn Broker>) {
     let ask = async || node.bus.request(subject(1), text("who"), DEADLINE).await;
     node.bus.serve(subject(1), Arc::new(Answer("here"))).await.expect("serve");
     assert_eq!(ask().await, Ok(text("here")));
-    node.bus.stop_serving(subject(1)).await.expect("stop");
+    node.bus.stop_serving(subject(1), Duration::ZERO).await.expect("stop");
     assert_eq!(ask().await, Err(RequestError::NoResponder));
     node.bus.serve(subject(1), Arc::new(Answer("again"))).await.expect("serve");
+    assert_eq!(ask().await, Ok(text("again")));
+}
+
+/// Each is answered by one of the two, at once.
+pub async fn no_request_is_lost_between_two_servers(broker: Arc<dyn Broker>) {
+    let client = node(&*broker, &[]).await;
+    let nodes = [node(&*broker, &[]).await, node(&*broker, &[]).await];
+    nodes[0].bus.serve(subject(1), Arc::new(Echo)).await.expect("serve");
+    let ended = Arc::new(AtomicBool::new(false));
+    let askers: Vec<_> = (0..8)
+        .map(|_| {
+            let (bus, ended) = (client.bus.clone(), ended.clone());
+            tokio::spawn(async move {
+                let mut answered = 0;
+                while !ended.load(Ordering::SeqCst) {
+                    let answer = bus.request(subject(1), text("who"), DEADLINE).await;
+                    assert_eq!(answer, Ok(text("partition.1 who")), "after {answered} answers");
+                    answered += 1;
+                }
+                answered
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        let (earlier, later) = (&nodes[round % 2].bus, &nodes[(round + 1) % 2].bus);
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            later.serve(subject(1), Arc::new(Echo)).await.expect("serve");
+        };
+        let (stopped, ()) = tokio::join!(earlier.stop_serving(subject(1), PATIENCE), later);
+        stopped.expect("stop");
+    }
+    ended.store(true, Ordering::SeqCst);
+    for asker in askers {
+        assert!(asker.await.expect("every request is answered") > 0);
+    }
+}
+
+/// Nobody takes its place: it goes on as long as it was told to, and no longer.
+pub async fn a_server_waits_for_the_next_only_so_long(broker: Arc<dyn Broker>) {
+    let node = node(&*broker, &[]).await;
+    let ask = async || node.bus.request(subject(1), text("who"), DEADLINE).await;
+    node.bus.serve(subject(1), Arc::new(Answer("here"))).await.expect("serve");
+    let patience = Duration::from_millis(300);
+    let started = Instant::now();
+    let stopping = async {
+        node.bus.stop_serving(subject(1), patience).await.expect("stop");
+        started.elapsed()
+    };
+    let (stopped, answer) = tokio::join!(stopping, ask());
+    assert_eq!(answer, Ok(text("here")));
+    assert!(stopped >= patience, "{stopped:?}");
+    assert_eq!(ask().await, Err(RequestError::NoResponder));
+}
+
+/// The same node may serve again while its last server still waits for the next.
+pub async fn a_node_may_take_its_own_place(broker: Arc<dyn Broker>) {
+    let node = node(&*broker, &[]).await;
+    let ask = async || node.bus.request(subject(1), text("who"), DEADLINE).await;
+    node.bus.serve(subject(1), Arc::new(Answer("earlier"))).await.expect("serve");
+    let again = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        node.bus.serve(subject(1), Arc::new(Answer("again"))).await.expect("serve");
+        Instant::now()
+    };
+    let (stopped, served) = tokio::join!(node.bus.stop_serving(subject(1), PATIENCE), again);
+    stopped.expect("stop");
+    assert!(served.elapsed() < PATIENCE / 2, "it ends as soon as its place is taken");
     assert_eq!(ask().await, Ok(text("again")));
 }
 

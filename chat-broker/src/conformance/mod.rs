@@ -77,6 +77,9 @@ macro_rules! broker_conformance {
                 a_slow_request_does_not_hold_up_others,
                 a_later_server_takes_over,
                 a_server_that_stopped_answers_nothing,
+                no_request_is_lost_between_two_servers,
+                a_server_waits_for_the_next_only_so_long,
+                a_node_may_take_its_own_place,
                 a_dropped_server_leaves_no_requester_hanging;
         }
     };

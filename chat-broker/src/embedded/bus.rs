@@ -39,6 +39,8 @@ struct Connection {
 struct Server {
     connection: Arc<Connection>,
     responder: Arc<dyn Responder>,
+    /// Another server has taken its place.
+    replaced: CancellationToken,
 }
 
 struct EmbeddedBus {
@@ -111,7 +113,7 @@ impl Server {
 
     /// The answer. The responder goes on if the requester gives up.
     async fn ask(self, subject: Subject, payload: Bytes) -> Result<Bytes, RequestError> {
-        let Server { connection, responder } = self;
+        let Server { connection, responder, .. } = self;
         let closed = &connection.closed;
         let permit = tokio::select! {
             biased;
@@ -174,16 +176,28 @@ impl Bus for EmbeddedBus {
     }
 
     async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error> {
-        let server = Server { connection: self.connection.clone(), responder };
-        write(&self.hub.servers).insert(subject, server);
+        let replaced = CancellationToken::new();
+        let server = Server { connection: self.connection.clone(), responder, replaced };
+        let mut servers = write(&self.hub.servers);
+        let earlier = servers.insert(subject, server);
+        // Under the lock: whoever holds it and finds its server not replaced knows that it is the one in the map.
+        if let Some(earlier) = &earlier {
+            earlier.replaced.cancel();
+        }
+        drop(servers);
+        drop(earlier);
         Ok(())
     }
 
-    async fn stop_serving(&self, subject: Subject) -> Result<(), Error> {
-        let mut servers = write(&self.hub.servers);
+    async fn stop_serving(&self, subject: Subject, patience: Duration) -> Result<(), Error> {
         // A later server of the same subject stays.
-        let own = servers.get(&subject).is_some_and(|server| server.is_of(&self.connection));
-        let removed = if own { servers.remove(&subject) } else { None };
+        let own = self.hub.server(&subject).filter(|server| server.is_of(&self.connection));
+        let Some(own) = own else { return Ok(()) };
+        if tokio::time::timeout(patience, own.replaced.cancelled()).await.is_ok() {
+            return Ok(());
+        }
+        let mut servers = write(&self.hub.servers);
+        let removed = if own.replaced.is_cancelled() { None } else { servers.remove(&subject) };
         drop(servers);
         // Whatever the responder holds is dropped outside the lock.
         drop(removed);

@@ -208,9 +208,9 @@ impl Bus for FaultyBus {
         Ok(())
     }
 
-    async fn stop_serving(&self, subject: Subject) -> Result<(), Error> {
+    async fn stop_serving(&self, subject: Subject, patience: Duration) -> Result<(), Error> {
         self.check_connected()?;
-        self.inner.stop_serving(subject).await?;
+        self.inner.stop_serving(subject, patience).await?;
         self.faults.forget_server(&subject, self.node);
         Ok(())
     }

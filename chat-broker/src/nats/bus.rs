@@ -243,11 +243,13 @@ impl Bus for NatsBus {
         Ok(())
     }
 
-    async fn stop_serving(&self, subject: Subject) -> Result<(), Error> {
+    async fn stop_serving(&self, subject: Subject, patience: Duration) -> Result<(), Error> {
         let slot = self.server_slot(subject);
+        // Without the lock, so that this node can serve the subject again meanwhile: as another server, which takes the
+        // place of this one like any.
         let server = slot.lock().await.take();
         if let Some(server) = server {
-            server.stop().await;
+            server.stop_within(patience).await;
             self.settle().await?;
         }
         Ok(())

@@ -1,10 +1,11 @@
 //! Answering requests, with one server for each subject.
 //!
-//! Core NATS would hand a request to every subscriber, so servers of a subject make room for each other: a new one asks the
-//! one before to stop, and begins when that has stopped, or does not answer. Two that begin at the same moment hear of each
-//! other; the one whose claim is older stops. Servers of two sides of a split network find each other in the same way when
-//! it is whole again. Until then, and for a moment in the other cases, a request may reach both; what they promise each
-//! other is the log's business.
+//! Core NATS would hand a request to every subscriber, so servers of a subject make room for each other: a new one begins
+//! to answer, asks the one before to stop, and counts as begun when that has stopped, or does not answer. What is on its way
+//! to a server that stops is lost with its subscription; the new one has it, because its own began before. Two that begin at
+//! the same moment hear of each other; the one whose claim is older stops. Servers of two sides of a split network find each
+//! other in the same way when it is whole again. Until then, and for a moment in the other cases, a request may reach both;
+//! what they promise each other is the log's business.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::bus::Addresses;
@@ -27,6 +28,9 @@ use crate::broker::{Error, Responder};
 pub(super) const ERROR_HEADER: &str = "Chat-Error";
 /// A server before this one that does not answer by then is taken for dead.
 const HANDOVER_MAX: Duration = Duration::from_secs(1);
+/// Requests that have arrived at a server that ends are taken by then.
+const LAST_MAX: Duration = Duration::from_secs(1);
+
 /// More servers of one subject than this are not asked to stop one by one.
 const HANDOVERS_MAX: usize = 4;
 
@@ -78,8 +82,19 @@ pub(super) struct Server {
 impl Server {
     /// Returns when it takes no more requests. Those taken are still answered.
     pub(super) async fn stop(self) {
-        self.stop.cancel();
-        if let Err(error) = self.task.await {
+        self.stop_within(Duration::ZERO).await;
+    }
+
+    /// The same, but only when `patience` has passed and no other server has taken its place.
+    pub(super) async fn stop_within(mut self, patience: Duration) {
+        let ended = match timeout(patience, &mut self.task).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.stop.cancel();
+                self.task.await
+            }
+        };
+        if let Err(error) = ended {
             tracing::error!(%error, "a server of the bus failed");
         }
     }
@@ -90,29 +105,40 @@ pub(super) async fn start(
     subject: Subject,
     responder: Arc<dyn Responder>,
 ) -> Result<Server, Error> {
-    let Shared { connection, addresses, .. } = shared;
-    stop_others(shared, &subject).await?;
-    let deadline = connection.deadline();
-    let subscribe = async |address: String| -> Result<Subscriber, Error> {
-        let subscribed = timeout_at(deadline, connection.client.subscribe(address)).await;
-        let subscribed = subscribed.map_err(|_| Error("not subscribed in time".to_owned()))?;
-        subscribed.map_err(|error| Error(error.to_string()))
-    };
-    let others = subscribe(addresses.servers(&subject)).await?;
-    let requests = subscribe(addresses.requests(&subject)).await?;
-    connection.settle().await.map_err(Error)?;
     let stop = shared.closed.child_token();
-    let task = Task {
-        shared: shared.clone(),
-        subject,
-        responder,
-        claim: new_claim(),
-        requests,
-        others,
-        stop: stop.clone(),
+    let mut requests = subscribe(shared, shared.addresses.requests(&subject)).await?;
+    let answers = Answers { shared: shared.clone(), subject, responder };
+    let others = {
+        let taking_over = take_over(shared, subject);
+        tokio::pin!(taking_over);
+        loop {
+            tokio::select! {
+                biased;
+                others = &mut taking_over => break others?,
+                Some(message) = requests.next() => answers.begin(message, &stop).await,
+            }
+        }
     };
+    let task = Task { answers, claim: new_claim(), requests, others, stop: stop.clone() };
     task.tell_claim().await;
     Ok(Server { stop, task: tokio::spawn(task.run()) })
+}
+
+async fn subscribe(shared: &Shared, address: String) -> Result<Subscriber, Error> {
+    let connection = &shared.connection;
+    let subscribing = connection.client.subscribe(address);
+    let subscribed = timeout_at(connection.deadline(), subscribing).await;
+    let subscribed = subscribed.map_err(|_| Error("not subscribed in time".to_owned()))?;
+    subscribed.map_err(|error| Error(error.to_string()))
+}
+
+/// Ends the servers before, once the server of NATS knows of the new one, and returns what later ones will tell it.
+async fn take_over(shared: &Shared, subject: Subject) -> Result<Subscriber, Error> {
+    shared.connection.settle().await.map_err(Error)?;
+    stop_others(shared, &subject).await?;
+    let others = subscribe(shared, shared.addresses.servers(&subject)).await?;
+    shared.connection.settle().await.map_err(Error)?;
+    Ok(others)
 }
 
 /// Asks whoever serves the subject to stop, until nobody is left.
@@ -134,9 +160,7 @@ async fn stop_others(shared: &Shared, subject: &Subject) -> Result<(), Error> {
 }
 
 struct Task {
-    shared: Shared,
-    subject: Subject,
-    responder: Arc<dyn Responder>,
+    answers: Answers,
     claim: Claim,
     requests: Subscriber,
     others: Subscriber,
@@ -145,12 +169,12 @@ struct Task {
 
 impl Task {
     async fn run(mut self) {
-        let mut state = self.shared.connection.state();
+        let mut state = self.answers.shared.connection.state();
         let mut reconnects = state.borrow_and_update().reconnects;
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return self.answer_last().await,
                 message = self.others.next() => {
                     let Some(message) = message else { return };
                     if self.gives_way(&message) {
@@ -170,9 +194,7 @@ impl Task {
                 }
                 message = self.requests.next() => {
                     let Some(message) = message else { return };
-                    if !self.answer(message).await {
-                        return;
-                    }
+                    self.answers.begin(message, &self.stop).await;
                 }
             }
         }
@@ -184,11 +206,12 @@ impl Task {
         message.reply.is_some() || message.payload[..] > self.claim[..]
     }
 
-    async fn make_room(self, message: Message) {
-        let Task { shared, subject, requests, others, .. } = self;
+    async fn make_room(mut self, message: Message) {
+        tracing::debug!(subject = %self.answers.subject, "another server takes the place of this one");
+        self.answer_last().await;
+        let Task { answers: Answers { shared, .. }, requests, others, .. } = self;
         // The server must not hand on requests when the other is told.
         drop((requests, others));
-        tracing::debug!(%subject, "another server takes the place of this one");
         if let Err(error) = shared.connection.settle().await {
             tracing::debug!(error, "no answer to a server that takes over");
             return;
@@ -200,26 +223,63 @@ impl Task {
         }
     }
 
+    /// Begins to answer what has arrived, as far as that needs no waiting: the next server may not have it.
+    async fn answer_last(&mut self) {
+        if let Err(error) = self.requests.drain().await {
+            tracing::debug!(%error, "a server of the bus that ends has no connection");
+            return;
+        }
+        let deadline = Instant::now() + LAST_MAX;
+        while let Ok(Some(message)) = timeout_at(deadline, self.requests.next()).await {
+            if !self.answers.try_begin(message) {
+                return;
+            }
+        }
+    }
+
     async fn tell_claim(&self) {
-        let address = self.shared.addresses.servers(&self.subject);
+        let Answers { shared, subject, .. } = &self.answers;
+        let address = shared.addresses.servers(subject);
         let claim = Bytes::copy_from_slice(&self.claim);
-        let told = self.shared.connection.client.publish(address, claim);
+        let told = shared.connection.client.publish(address, claim);
         match timeout_at(Instant::now() + HANDOVER_MAX, told).await {
             Ok(Ok(())) => {}
             // It is told again with the next connection.
             Ok(Err(_)) | Err(_) => tracing::debug!("a server's claim was not told"),
         }
     }
+}
 
-    /// Begins to answer a request. `false`: the server is to end.
-    async fn answer(&self, message: Message) -> bool {
-        let Some(reply) = message.reply else { return true };
+/// Answers requests to one subject.
+struct Answers {
+    shared: Shared,
+    subject: Subject,
+    responder: Arc<dyn Responder>,
+}
+
+impl Answers {
+    /// Begins to answer a request, unless `stop` is called first.
+    async fn begin(&self, message: Message, stop: &CancellationToken) {
         let permit = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return false,
             permit = self.shared.requests.clone().acquire_owned() => permit,
+            () = stop.cancelled() => return,
         };
+        if let Ok(permit) = permit {
+            self.answer(message, permit);
+        }
+    }
+
+    /// Begins to answer a request. `false`: too many are being answered.
+    fn try_begin(&self, message: Message) -> bool {
+        let permit = self.shared.requests.clone().try_acquire_owned();
         let Ok(permit) = permit else { return false };
+        self.answer(message, permit);
+        true
+    }
+
+    fn answer(&self, message: Message, permit: OwnedSemaphorePermit) {
+        let Some(reply) = message.reply else { return };
         let (responder, subject) = (self.responder.clone(), self.subject);
         let client = self.shared.connection.client.clone();
         let closed = self.shared.closed.clone();
@@ -249,6 +309,5 @@ impl Task {
                 tracing::debug!(%error, "an answer was not sent");
             }
         });
-        true
     }
 }

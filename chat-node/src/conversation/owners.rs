@@ -25,6 +25,9 @@ const ANNOUNCE: Duration = Duration::from_millis(200);
 /// How often reservations are extended.
 const TICK: Duration = Duration::from_secs(5);
 
+/// How long a node goes on to answer for a partition that it has closed for another, until that one answers.
+const HEIR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Gateways whose probes are echoed; more than any fleet has nodes.
 const PROBES_MAX: usize = 10_000;
 
@@ -232,16 +235,19 @@ impl Owners {
         self.set(partition, None);
         self.shared.metrics.partitions_owned.dec();
         self.companion.close(partition);
-        if let Err(error) = self.shared.bus.stop_serving(subject).await {
-            tracing::debug!(%partition, %error, "cannot withdraw from the partition's subject");
-        }
-        // Last: an heir that finds a server at the subject waits for it to make room.
-        if let Ok(ended) = ended {
-            self.tell_heir(partition, ended);
-        }
+        let is_told = ended.is_ok_and(|ended| self.tell_heir(partition, ended));
+        // Whoever asks meanwhile is told that the partition has moved, and asks again soon.
+        let patience = if is_told { HEIR_PATIENCE } else { Duration::ZERO };
+        let bus = self.shared.bus.clone();
+        self.tracker.spawn(async move {
+            if let Err(error) = bus.stop_serving(subject, patience).await {
+                tracing::debug!(%partition, %error, "cannot withdraw from the partition's subject");
+            }
+        });
     }
 
-    fn tell_heir(&self, partition: Partition, ended: Ended) {
+    /// Whether there is one that was told that the partition is free.
+    fn tell_heir(&self, partition: Partition, ended: Ended) -> bool {
         let heir = self.lock_taken().get(&partition).and_then(|taken| taken.heir);
         match ended {
             Ended::Closed => {
@@ -249,6 +255,7 @@ impl Owners {
                     self.shared.metrics.hand_overs.inc();
                     self.shared.bus.publish(&[Subject::Node(heir)], released(partition));
                 }
+                return heir.is_some();
             }
             Ended::Deposed => {}
             Ended::Unclosed => {
@@ -259,6 +266,7 @@ impl Owners {
                 }
             }
         }
+        false
     }
 
     fn lock_taken(&self) -> MutexGuard<'_, HashMap<Partition, Taken>> {

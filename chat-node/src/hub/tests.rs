@@ -56,7 +56,7 @@ impl Bus for SlowBus {
         Ok(())
     }
 
-    async fn stop_serving(&self, _: Subject) -> Result<(), Error> {
+    async fn stop_serving(&self, _: Subject, _: Duration) -> Result<(), Error> {
         Ok(())
     }
 

@@ -35,18 +35,26 @@ pub struct Tip {
     sequence: Sequence,
     epoch: u64,
     reserved_until: MessageId,
+    is_written: bool,
 }
 
 impl Tip {
     /// From the last record.
     pub fn of_record(sequence: Sequence, record: &Record) -> Tip {
-        Tip { sequence, epoch: record.epoch, reserved_until: MessageId(record.reserved_until) }
+        let is_written = record.kind == RecordKind::Closing as i32 && record.is_written;
+        let reserved_until = MessageId(record.reserved_until);
+        Tip { sequence, epoch: record.epoch, reserved_until, is_written }
     }
 
     /// Of an empty partition: floor and epoch are those that the checkpoint kept.
     pub fn of_empty(checkpoint: &Checkpoint) -> Tip {
         let Checkpoint { epoch, reserved_until, .. } = *checkpoint;
-        Tip { sequence: Sequence(0), epoch, reserved_until }
+        Tip { sequence: Sequence(0), epoch, reserved_until, is_written: false }
+    }
+
+    /// Its owner has closed the partition, and said that the store holds everything.
+    pub fn is_written(&self) -> bool {
+        self.is_written
     }
 
     /// Nobody has ever owned this partition.
@@ -203,7 +211,8 @@ impl Ownership {
     }
 
     /// Prepares the closing record; from here on nothing is published. Its `reserved_until` is exactly what was used, so
-    /// that the next owner's ids do not run ahead of time. `false`: an append is under way, or it is not open.
+    /// that the next owner's ids do not run ahead of time; and it says whether the next owner finds everything in the
+    /// store. `false`: an append is under way, or it is not open.
     pub fn close(&mut self) -> bool {
         if self.phase != Phase::Open || self.pending.is_some() {
             return false;
@@ -298,6 +307,7 @@ impl Ownership {
             start: self.lease.start,
             reserved_until: reserved_until.0,
             entries,
+            is_written: kind == RecordKind::Closing && self.unwritten.is_empty(),
         };
         let append = Append { expected: self.expected, payload: record.to_bytes().into() };
         self.pending = Some(Pending { append, reserved_until, ids });

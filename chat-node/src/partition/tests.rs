@@ -185,9 +185,15 @@ impl World {
         ownership.accepted(Sequence(behind as u64 + 1));
         let record = Record::from_bytes(&append.payload).unwrap();
         if record.kind == RecordKind::Opening as i32 {
-            // The replay: everything in the log so far gets into the store.
-            let before: Vec<_> = self.ids().collect();
-            self.stored.extend(before);
+            let is_written = match append.expected.0 {
+                0 => false,
+                _ => Tip::of_record(append.expected, &self.record(behind - 1)).is_written(),
+            };
+            if !is_written {
+                // The replay: everything in the log so far gets into the store.
+                let before: Vec<_> = self.ids().collect();
+                self.stored.extend(before);
+            }
             if let Some(ownership) = &mut self.owners[owner] {
                 ownership.replayed();
             }
@@ -307,6 +313,25 @@ fn a_closing_record_reserves_exactly_what_was_used() {
     let record = Record::from_bytes(&ownership.append().unwrap().payload).unwrap();
     assert_eq!(record.reserved_until, watermark.0);
     assert_eq!(ownership.watermark(now.plus(1_000), MessageId::ZERO), None, "silent after closing");
+}
+
+#[test]
+fn a_closing_record_tells_whether_the_store_holds_everything() {
+    let now = Millis::from_2025(1_000);
+    let is_written = |has_written: bool| {
+        let mut ownership = opened(unused(), now);
+        let id = ownership.next_id(now).unwrap();
+        ownership.batch(vec![entry(id)], now);
+        ownership.accepted(Sequence(2));
+        if has_written {
+            ownership.written_up_to(id);
+        }
+        assert!(ownership.close());
+        let record = Record::from_bytes(&ownership.append().unwrap().payload).unwrap();
+        Tip::of_record(Sequence(3), &record).is_written()
+    };
+    assert!(is_written(true));
+    assert!(!is_written(false), "the store was slow: the next owner must write what it lacks");
 }
 
 #[test]

@@ -178,68 +178,119 @@ async fn shared_by(nodes: &[&NodeProcess]) -> Vec<f64> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_share_the_partitions_through_ends_deaths_and_pauses() {
-    let platform = Platform::new().await;
+/// Three nodes of an empty platform, started at once.
+async fn three(platform: &Platform) -> [NodeProcess; 3] {
     let mut nodes = [platform.stopped(), platform.stopped(), platform.stopped()];
     for node in &mut nodes {
         node.expect("cannot");
         node.expect("could not");
     }
     let [one, two, three] = &mut nodes;
-    // All at once, on an empty platform.
     tokio::join!(Box::pin(one.restart()), Box::pin(two.restart()), Box::pin(three.restart()));
     println!("partitions owned after the start: {:?}", shared_by(&[one, two, three]).await);
+    nodes
+}
 
+/// Two people and their groups.
+async fn people(one: &NodeProcess, two: &NodeProcess) -> (Person, Vec<ConversationId>) {
     let (ann, ben) = (Person::new(one, "ann").await, Person::new(two, "ben").await);
     let mut groups = Vec::new();
     for _ in 0..CONVERSATIONS {
         groups.push(ann.group(one, &[&ben]).await);
     }
+    (ann, groups)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_share_the_partitions_through_an_end_and_a_death() {
+    let platform = Platform::new().await;
+    let [mut one, mut two, mut three] = three(&platform).await;
+    let (ann, groups) = people(&one, &two).await;
     let senders = Senders::start(&one.url(), &ann, &groups);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    println!(
-        "longest send at rest: {:?}",
-        senders.longest_since(Instant::now() - Duration::from_millis(700))
-    );
-
-    let since = Instant::now();
     three.stop().await;
-    shared_by(&[one, two]).await;
-    let longest = senders.longest_since(since);
-    println!("longest send while a node ended: {longest:?}, which took {:?}", since.elapsed());
-    // The aim is 200 ms on a machine at rest; other tests may keep this one busy.
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
-
-    let since = Instant::now();
-    three.restart().await;
-    shared_by(&[one, two, three]).await;
-    println!("longest send while a node joined: {:?}", senders.longest_since(since));
-
-    let since = Instant::now();
-    three.kill();
-    shared_by(&[one, two]).await;
-    println!("the others own everything {:?} after a kill", since.elapsed());
+    shared_by(&[&one, &two]).await;
+    two.kill();
+    shared_by(&[&one]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let longest = senders.longest_since(since);
-    println!("longest send after a kill: {longest:?}");
-    assert!(longest < Duration::from_secs(6), "{longest:?}");
-
-    let since = Instant::now();
-    two.signal("-STOP");
-    let deadline = Instant::now() + PATIENCE;
-    while one.figure("chat_partitions_owned").await != Some(f64::from(PARTITIONS)) {
-        assert!(Instant::now() < deadline, "a node that hangs keeps its partitions");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    println!("the other owns everything {:?} after a stop", since.elapsed());
-    two.signal("-CONT");
-    shared_by(&[one, two]).await;
-    println!("longest send around a stop: {:?}", senders.longest_since(since));
-
-    let total = senders.finish(&api(one), &ann).await;
+    let total = senders.finish(&api(&one), &ann).await;
     println!("{total} messages, each once and in order");
     assert!(total > CONVERSATIONS * 20);
-    two.stop().await;
     one.stop().await;
+}
+
+/// What measures times, or takes minutes: `cargo xtask test --long` runs it.
+mod long {
+    use super::*;
+
+    /// What a node that leaves may cost a sender.
+    const HAND_OVER_MAX: Duration = Duration::from_millis(200);
+    const HAND_OVERS: usize = 10;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "long: `cargo xtask test --long` runs it"]
+    async fn a_node_that_leaves_costs_no_sender_more_than_a_moment() {
+        let platform = Platform::new().await;
+        let [mut one, mut two, mut three] = three(&platform).await;
+        let (ann, groups) = people(&one, &two).await;
+        let senders = Senders::start(&one.url(), &ann, &groups);
+        let mut longest = Vec::new();
+        for _ in 0..HAND_OVERS {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let rest = senders.longest_since(Instant::now() - Duration::from_millis(900));
+            let since = Instant::now();
+            three.stop().await;
+            shared_by(&[&one, &two]).await;
+            let took = since.elapsed();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let cost = senders.longest_since(since);
+            println!("longest send {cost:?} while a node left in {took:?}; {rest:?} before");
+            longest.push(cost);
+            let since = Instant::now();
+            three.restart().await;
+            shared_by(&[&one, &two, &three]).await;
+            println!("longest send while it joined: {:?}", senders.longest_since(since));
+        }
+        longest.sort_unstable();
+        let (median, worst) = (longest[HAND_OVERS / 2], longest[HAND_OVERS - 1]);
+        println!("hand-over: median {median:?}, worst {worst:?}");
+        let total = senders.finish(&api(&one), &ann).await;
+        println!("{total} messages, each once and in order");
+        assert!(median < HAND_OVER_MAX, "{longest:?}");
+        for node in [&mut three, &mut two, &mut one] {
+            node.stop().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "long: `cargo xtask test --long` runs it"]
+    async fn the_others_take_over_from_a_node_that_dies_or_hangs() {
+        let platform = Platform::new().await;
+        let [mut one, mut two, mut three] = three(&platform).await;
+        let (ann, groups) = people(&one, &two).await;
+        let senders = Senders::start(&one.url(), &ann, &groups);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        let since = Instant::now();
+        three.kill();
+        shared_by(&[&one, &two]).await;
+        println!("the others own everything {:?} after a kill", since.elapsed());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let longest = senders.longest_since(since);
+        println!("longest send after a kill: {longest:?}");
+        assert!(longest < Duration::from_secs(8), "{longest:?}");
+
+        let since = Instant::now();
+        two.signal("-STOP");
+        shared_by(&[&one]).await;
+        println!("the other owns everything {:?} after a stop", since.elapsed());
+        two.signal("-CONT");
+        shared_by(&[&one, &two]).await;
+        println!("longest send around a stop: {:?}", senders.longest_since(since));
+
+        let total = senders.finish(&api(&one), &ann).await;
+        println!("{total} messages, each once and in order");
+        two.stop().await;
+        one.stop().await;
+    }
 }

@@ -26,6 +26,7 @@ pub enum Rule {
     ClosingCountsWatermark,
     ClosingCountsFloor,
     SilentAfterClosing,
+    ClosingTellsUnwritten,
     WatermarkBinds,
     PendingHoldsWatermark,
     UnwrittenHoldsWatermark,
@@ -87,6 +88,8 @@ pub struct Record {
     pub owner: u8,
     pub reserved_until: u8,
     pub entries: [Option<Entry>; BATCH],
+    /// In a closing record: the next owner finds everything in the store, and replays nothing.
+    pub is_written: bool,
 }
 
 impl Record {
@@ -281,7 +284,14 @@ impl LogModel {
         };
         let lowest = if self.on(rule) { owner.reserved } else { 0 };
         let reserved_until = last_id_of(now).max(lowest);
-        Record { kind, epoch: owner.epoch, owner: node, reserved_until, entries: [None; BATCH] }
+        Record {
+            kind,
+            epoch: owner.epoch,
+            owner: node,
+            reserved_until,
+            entries: [None; BATCH],
+            is_written: false,
+        }
     }
 
     /// Reads the last of the first `read` records and prepares an opening record on it.
@@ -334,7 +344,12 @@ impl LogModel {
 
     /// What the store and the first `length` records say.
     fn load(&self, s: &State, p: usize, length: usize, owner: &mut Owner) {
-        for entry in s.log[p][..length].iter().flat_map(Record::entries) {
+        let records = &s.log[p][..length];
+        let is_written = records.last().is_some_and(|r| r.kind == Kind::Closing && r.is_written);
+        for entry in records.iter().flat_map(Record::entries) {
+            if is_written && s.stored & bit(entry.id) == 0 {
+                continue;
+            }
             owner.seq = owner.seq.max(entry.seq);
             if s.stored & bit(entry.id) == 0 {
                 owner.unwritten |= bit(entry.id);
@@ -523,6 +538,7 @@ impl Model for LogModel {
                 owner: p as u8,
                 reserved_until: last_id_of(1),
                 entries: [None; BATCH],
+                is_written: false,
             };
             log[p].push(opening);
             owners[p][p] = Some(Owner {
@@ -652,6 +668,7 @@ impl Model for LogModel {
                 let used = if self.on(Rule::ClosingCountsWatermark) { owner.used } else { 0 };
                 let floor = if self.on(Rule::ClosingCountsFloor) { owner.floor } else { 0 };
                 record.reserved_until = last_id.max(used).max(floor);
+                record.is_written = owner.unwritten == 0 || !self.on(Rule::ClosingTellsUnwritten);
                 owner.pending = Some(record);
             }
             Step::Land { node, partition } => {

@@ -52,6 +52,7 @@ pub fn one_off() -> Vec<LogModel> {
         (ClosingCountsWatermark, log([0, 1, 1, 0, 1, 0, 0], [1, 0], 2)),
         (ClosingCountsFloor, log([0, 2, 1, 0, 1, 0, 0], [1, 0], 2)),
         (SilentAfterClosing, log([0, 1, 1, 0, 1, 0, 0], [1, 0], 2)),
+        (ClosingTellsUnwritten, log([0, 1, 1, 0, 1, 0, 0], [1, 0], 2)),
         (WatermarkBinds, log([0, 0, 0, 0, 1, 0, 0], [1, 0], 2)),
         (PendingHoldsWatermark, log([0, 0, 0, 0, 1, 0, 0], [1, 0], 2)),
         (UnwrittenHoldsWatermark, log([0, 0, 0, 0, 1, 0, 0], [1, 0], 2)),

@@ -190,6 +190,8 @@ pub struct Owner {
     committed: MessageId,
     duplicates: Duplicates,
     writing: Writing,
+    /// The end of the log that the owner before has left is being written again.
+    replaying: Option<BoxFuture<'static, ()>>,
     rooms: RoomBatches,
     housekeeping_rounds: u64,
 }
@@ -210,7 +212,11 @@ impl Owner {
         let handle = Handle { commands: sender, ownership: ownership.clone() };
         let elapsed = shared.clock.elapsed();
         let owner = Owner {
-            writing: Writing::new(opened.sequence),
+            writing: Writing::new(opened.sequence, opened.durable_to, elapsed),
+            replaying: opened.durable_to.map(|after| -> BoxFuture<'static, ()> {
+                let shared = shared.clone();
+                Box::pin(opening::replay_again(shared, partition, after, opened.sequence))
+            }),
             duplicates: Duplicates::new(shared.clock.now(), elapsed, opened.unused),
             rooms: RoomBatches::new(shared.room_window),
             shared,
@@ -251,6 +257,10 @@ impl Owner {
                 }
                 Some(fetched) = self.fetching.next(), if !self.fetching.is_empty() => self.fetched(fetched),
                 written = self.writing.done(), if self.writing.is_under_way() => self.written(written),
+                () = wait(&mut self.replaying), if self.replaying.is_some() => {
+                    self.replaying = None;
+                    self.writing.replayed();
+                }
                 () = tokio::time::sleep_until(room_flush.unwrap_or_else(Instant::now)), if room_flush.is_some() => {
                     self.rooms.flush(&*self.shared.bus);
                 }

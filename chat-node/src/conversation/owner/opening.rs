@@ -1,5 +1,9 @@
 //! Taking a partition: the opening record, and bringing the store up to it.
+//!
+//! An owner that closed the partition says whether the store holds everything; then its heir opens at once. Otherwise, and
+//! after a crash, the log behind the checkpoint is written first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::Sequence;
@@ -24,6 +28,10 @@ const HELD_PAUSE: Duration = Duration::from_millis(10);
 /// Between two attempts to bring the store up to the log.
 const REPLAY_PAUSE: Duration = Duration::from_secs(2);
 
+/// When the end of the log is written again after a hand-over, and how far partitions are apart in this.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+const AGAIN_SPREAD: Duration = Duration::from_millis(50);
+
 /// Bytes of the log read at a time.
 const PAGE_BYTES: usize = 4 * RECORD_BYTES_MAX;
 
@@ -31,6 +39,8 @@ const PAGE_BYTES: usize = 4 * RECORD_BYTES_MAX;
 pub(super) struct Opened {
     pub(super) ownership: Ownership,
     pub(super) sequence: Sequence,
+    /// Behind this, the store has everything but may lose it if it fails soon: it is to be written again.
+    pub(super) durable_to: Option<Sequence>,
     /// Nobody has owned it before.
     pub(super) unused: bool,
 }
@@ -72,7 +82,10 @@ enum Attempt {
 }
 
 async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attempt> {
-    let last = match shared.broker.last(partition).await? {
+    let last = async { anyhow::Ok(shared.broker.last(partition).await?) };
+    let checkpoint = async { anyhow::Ok(shared.store.checkpoint(partition).await?) };
+    let (last, checkpoint) = tokio::try_join!(last, checkpoint)?;
+    let last = match last {
         Some(stored) => Some((stored.sequence, Record::from_bytes(&stored.payload)?)),
         None => None,
     };
@@ -83,7 +96,6 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
     let Some(is_closed) = is_closed.filter(|_| shared.leases.is_held()) else {
         return Ok(Attempt::Held);
     };
-    let checkpoint = shared.store.checkpoint(partition).await?;
     let tip = match &last {
         Some((sequence, record)) => Tip::of_record(*sequence, record),
         None => Tip::of_empty(&checkpoint),
@@ -98,16 +110,25 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
         Settled::TooLarge => anyhow::bail!("the broker refuses an opening record as too large"),
     }
     let sequence = ownership.sequence();
-    // From here on the partition is this owner's: a store that is away delays it, and is no reason to open once more.
-    while let Err(error) = replay(shared, partition, &ownership, checkpoint).await {
-        tracing::warn!(%partition, %error, "cannot bring the store up to the log yet, trying on");
-        tokio::time::sleep(REPLAY_PAUSE).await;
+    let written_to = Sequence(checkpoint.sequence);
+    let mut durable_to = None;
+    if tip.is_written() {
+        // Nobody has to wait for what only a crash of the store could undo.
+        durable_to = Some(written_to).filter(|_| !shared.store.durability_lag().is_zero());
+    } else {
+        // From here on the partition is this owner's: a store that is away delays it, and is no reason to open once more.
+        let row = |sequence| Some(ownership.checkpoint(sequence));
+        while let Err(error) = replay(shared, partition, written_to, sequence, row).await {
+            tracing::warn!(%partition, %error, "cannot bring the store up to the log yet, trying on");
+            tokio::time::sleep(REPLAY_PAUSE).await;
+        }
     }
     ownership.replayed();
     if !is_closed {
         shared.metrics.take_overs.inc();
     }
-    Ok(Attempt::Opened(Box::new(Opened { ownership, sequence, unused: tip.is_unused() })))
+    let unused = tip.is_unused();
+    Ok(Attempt::Opened(Box::new(Opened { ownership, sequence, durable_to, unused })))
 }
 
 /// Whether the owner that wrote a partition's last record has closed it. `None`: it has not, and it may go on.
@@ -121,19 +142,35 @@ fn is_closed(shared: &Shared, record: &Record) -> Option<bool> {
     (lease == shared.lease || shared.leases.has_ended(lease)).then_some(false)
 }
 
-/// Writes everything between the checkpoint and the opening record.
+/// Writes everything in (`after`, `up_to`] once more, as long after the opening as suits: nobody waits for it.
+pub(super) async fn replay_again(
+    shared: Arc<Shared>,
+    partition: Partition,
+    after: Sequence,
+    up_to: Sequence,
+) {
+    // Partitions that were opened together do not all do this together.
+    tokio::time::sleep(AGAIN_AFTER + AGAIN_SPREAD * u32::from(partition.0)).await;
+    while let Err(error) = replay(&shared, partition, after, up_to, |_| None).await {
+        tracing::debug!(%partition, %error, "cannot write the end of the log again yet, trying on");
+        tokio::time::sleep(REPLAY_PAUSE).await;
+    }
+}
+
+/// Writes everything in (`after`, `up_to`]. `row`: the checkpoint to write with a record.
 async fn replay(
     shared: &Shared,
     partition: Partition,
-    ownership: &Ownership,
-    checkpoint: Checkpoint,
+    mut after: Sequence,
+    up_to: Sequence,
+    row: impl Fn(Sequence) -> Option<Checkpoint>,
 ) -> anyhow::Result<()> {
     let mut replay = Replay::default();
-    let mut after = Sequence(checkpoint.sequence);
-    while after < ownership.sequence() {
-        let page = shared.broker.read_log(partition, after, PAGE_BYTES).await?;
+    while after < up_to {
+        let mut page = shared.broker.read_log(partition, after, PAGE_BYTES).await?;
+        page.retain(|stored| stored.sequence <= up_to);
         let Some(last) = page.last().map(|stored| stored.sequence) else {
-            // A stale read: the opening record is there, so there is more.
+            // A stale read: the last record is there, so there is more.
             tokio::time::sleep(PAUSE).await;
             continue;
         };
@@ -143,15 +180,14 @@ async fn replay(
                 continue;
             }
             let rows = replay.rows(&*shared.store, &record).await?;
-            let entries: Vec<_> = record.entries.into_iter().map(std::sync::Arc::new).collect();
-            let written = ownership.checkpoint(stored.sequence);
-            write(shared, partition, entries.into_iter().zip(rows).collect(), Some(written)).await;
+            let entries: Vec<_> = record.entries.into_iter().map(Arc::new).collect();
+            let entries = entries.into_iter().zip(rows).collect();
+            write(shared, partition, entries, row(stored.sequence)).await;
         }
         after = last;
     }
-    shared
-        .store
-        .put_checkpoints(vec![(partition, ownership.checkpoint(ownership.sequence()))])
-        .await?;
+    if let Some(row) = row(up_to) {
+        shared.store.put_checkpoints(vec![(partition, row)]).await?;
+    }
     Ok(())
 }

@@ -84,6 +84,8 @@ pub(super) struct Writing {
     checkpoint: Sequence,
     /// Checkpoints that may still be lost in a crash of the store, with the time they were reached.
     trail: VecDeque<(Duration, Sequence)>,
+    /// What is behind the first checkpoint of the trail is being written again.
+    is_replaying: bool,
     /// A tick was accepted: its reservation belongs into the checkpoint.
     ticked: bool,
     marks: BTreeMap<(ConversationId, UserId), u64>,
@@ -91,7 +93,12 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub(super) fn new(opened_at: Sequence) -> Writing {
+    /// `durable_to`: what is behind it may still be lost in a crash of the store, and is written again.
+    pub(super) fn new(
+        opened_at: Sequence,
+        durable_to: Option<Sequence>,
+        elapsed: Duration,
+    ) -> Writing {
         Writing {
             queue: VecDeque::new(),
             due: None,
@@ -99,8 +106,10 @@ impl Writing {
             kept_to: opened_at,
             spilled: false,
             checkpoint: opened_at,
-            trail: VecDeque::new(),
-            ticked: false,
+            trail: durable_to.map(|sequence| (elapsed, sequence)).into_iter().collect(),
+            is_replaying: durable_to.is_some(),
+            // The opening has extended the reservation.
+            ticked: true,
             marks: BTreeMap::new(),
             answers: VecDeque::new(),
         }
@@ -127,6 +136,11 @@ impl Writing {
             self.kept_to = sequence;
         }
         true
+    }
+
+    /// Everything behind the first checkpoint of the trail was written again.
+    pub(super) fn replayed(&mut self) {
+        self.is_replaying = false;
     }
 
     /// A tick was accepted.
@@ -225,6 +239,9 @@ impl Writing {
     fn trailing(&mut self, lag: Duration, elapsed: Duration) -> Sequence {
         if lag.is_zero() {
             return self.checkpoint;
+        }
+        if self.is_replaying {
+            return self.trail.front().map_or(self.checkpoint, |(_, sequence)| *sequence);
         }
         if self.trail.back().is_none_or(|(_, last)| *last < self.checkpoint) {
             self.trail.push_back((elapsed, self.checkpoint));
