@@ -16,6 +16,8 @@ use crate::tools;
 
 /// No scenario takes longer; one that does has hung.
 const SCENARIO_LIMIT: Duration = Duration::from_secs(600);
+/// All scenarios against a whole platform, and its outages.
+const PLATFORM_LIMIT: Duration = Duration::from_secs(1_800);
 /// What one gets to end by itself after SIGTERM.
 const END_LIMIT: Duration = Duration::from_secs(5);
 const SERVER_CORE: &str = "0";
@@ -36,6 +38,12 @@ pub(crate) struct BenchArgs {
     /// Fails if a mark was missed.
     #[arg(long)]
     strict: bool,
+    /// Measures a platform of NATS, Cassandra and two nodes instead, its outages and a bare JetStream client.
+    #[arg(long)]
+    cluster: bool,
+    /// With `--cluster`: when NATS syncs to disk, `always` or a time.
+    #[arg(long, requires = "cluster", default_value = "2m")]
+    sync_interval: String,
 }
 
 /// What a scenario runs against.
@@ -66,6 +74,9 @@ const SCENARIOS: &[(&str, &[&str], Target)] = &[
 
 /// Runs the scenarios, writes `target/bench/report.json` and prints the table.
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
+    if args.cluster {
+        return run_platform(&args);
+    }
     let chosen = chosen(&args.scenario)?;
     let bench = Bench::prepare(&chosen)?;
     let (mut records, mut failures) = (Vec::new(), Vec::new());
@@ -80,11 +91,20 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
             }
         }
     }
+    report(&args, &bench.directory.join("report.json"), &failures, &records)
+}
+
+/// Writes the figures down and prints them.
+fn report(
+    args: &BenchArgs,
+    path: &Path,
+    failures: &[&str],
+    records: &[Value],
+) -> anyhow::Result<()> {
     let report = json!({ "machine": machine(), "quick": args.quick, "failed": failures, "figures": records });
-    let path = bench.directory.join("report.json");
-    fs::write(&path, serde_json::to_string_pretty(&report)?)
+    fs::write(path, serde_json::to_string_pretty(&report)?)
         .with_context(|| format!("write {}", path.display()))?;
-    eprint!("{}", table(&report["machine"], &records));
+    eprint!("{}", table(&report["machine"], records));
     eprintln!("report: {}", path.display());
     let missed = records.iter().filter(|record| record["pass"] == false).count();
     match (failures.is_empty(), args.strict && missed > 0) {
@@ -92,6 +112,29 @@ pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
         (true, true) => bail!("{missed} marks were missed"),
         (true, false) => Ok(()),
     }
+}
+
+/// Everything shares all cores: how the system divides them is part of what is measured.
+fn run_platform(args: &BenchArgs) -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
+    build(root, &["-p", "chat-client", "-p", "chat-node", "-p", "cluster", "--bins"])?;
+    tools::run()?;
+    let directory = root.join("target/bench");
+    fs::create_dir_all(&directory)?;
+    let figures = directory.join("platform-figures.json");
+    let mut command = Command::new(root.join("target/release/platform-bench"));
+    command.arg("--json").arg(&figures).args(["--sync-interval", &args.sync_interval]);
+    if args.quick {
+        command.arg("--quick");
+    }
+    for name in &args.scenario {
+        command.arg("--scenario").arg(name);
+    }
+    let status = bounded(command, PLATFORM_LIMIT)?;
+    let text = fs::read_to_string(&figures).context("read the figures")?;
+    let records: Vec<Value> = serde_json::from_str(&text).context("the figures are not a list")?;
+    let failures: &[&str] = if status.success() { &[] } else { &["platform-bench"] };
+    report(args, &directory.join("platform.json"), failures, &records)
 }
 
 type Chosen = (&'static str, &'static [&'static str], Target);
@@ -177,7 +220,7 @@ impl Bench {
             ["sqlite"] => drop(command.arg("--directory").arg(place)),
             _ => {}
         }
-        let status = bounded(command)?;
+        let status = bounded(command, SCENARIO_LIMIT)?;
         if !status.success() {
             bail!("chat-bench ended with {status}");
         }
@@ -242,10 +285,10 @@ fn free_address() -> anyhow::Result<String> {
 
 /// Runs a command in a process group of its own, and ends the group if it takes too long: the generator ends its server
 /// when it is asked to end.
-fn bounded(mut command: Command) -> anyhow::Result<ExitStatus> {
+fn bounded(mut command: Command, limit: Duration) -> anyhow::Result<ExitStatus> {
     command.process_group(0).stdin(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
-    let status = wait(&mut child, SCENARIO_LIMIT)?;
+    let status = wait(&mut child, limit)?;
     if let Some(status) = status {
         return Ok(status);
     }
@@ -254,7 +297,7 @@ fn bounded(mut command: Command) -> anyhow::Result<ExitStatus> {
         signal_group(&child, "KILL")?;
         child.wait()?;
     }
-    bail!("it took longer than {} s and was ended", SCENARIO_LIMIT.as_secs())
+    bail!("it took longer than {} s and was ended", limit.as_secs())
 }
 
 fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>> {

@@ -2,15 +2,18 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// Counters and gauges; clones share their values.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     /// Records with entries accepted by the log.
     pub commits: Counter,
     /// Entries in them.
     pub entries: Counter,
+    /// From handing a record to the log to its answer.
+    pub commit_seconds: Histogram,
     /// Bytes of committed entries that wait for the store.
     pub unwritten_bytes: Gauge,
     /// Entries that the store refused and that were set aside.
@@ -27,6 +30,27 @@ pub struct Metrics {
     pub safe_watermark_lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
+/// From half a millisecond to a minute, each a third longer than the one before.
+const COMMIT_BUCKETS: (f64, f64, u16) = (0.000_5, 4.0 / 3.0, 41);
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let (first, factor, count) = COMMIT_BUCKETS;
+        Metrics {
+            commits: Counter::default(),
+            entries: Counter::default(),
+            commit_seconds: Histogram::new(exponential_buckets(first, factor, count)),
+            unwritten_bytes: Gauge::default(),
+            quarantined: Counter::default(),
+            write_retries: Counter::default(),
+            partitions_owned: Gauge::default(),
+            hand_overs: Counter::default(),
+            take_overs: Counter::default(),
+            safe_watermark_lag_seconds: Gauge::default(),
+        }
+    }
+}
+
 impl Metrics {
     /// Adds them to a registry.
     pub fn register(&self, registry: &mut Registry) {
@@ -34,6 +58,11 @@ impl Metrics {
             "log_commits",
             "Records with entries accepted by the log",
             self.commits.clone(),
+        );
+        registry.register(
+            "log_commit_seconds",
+            "From handing a record with entries to the log to its answer",
+            self.commit_seconds.clone(),
         );
         registry.register("log_entries", "Entries accepted by the log", self.entries.clone());
         registry.register(

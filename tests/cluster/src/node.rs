@@ -17,6 +17,7 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 const FLAGS: &[&str] = &[
     "--password-memory-kib=8",
     "--password-iterations=1",
+    "--password-concurrency=64",
     "--rate-limits-enabled=false",
     "--worker-threads=2",
     "--shutdown-drain-jitter-ms=500",
@@ -32,13 +33,12 @@ pub struct ChatNode {
     process: Mutex<Process>,
 }
 
-/// The program, beside this test's own. `cargo test --workspace` builds both.
+/// The program: beside this one, or beside the directory of tests. `cargo test --workspace` builds both.
 fn program() -> PathBuf {
     let own = std::env::current_exe().expect("a running program has a path");
-    let directory = own.parent().and_then(Path::parent).expect("tests are in target/…/deps");
-    let program = directory.join("chat-node");
-    assert!(program.exists(), "there is no {}: run `cargo build -p chat-node`", program.display());
-    program
+    let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join("chat-node"));
+    let found = places.find(|program| program.exists());
+    found.expect("there is no chat-node beside this program: run `cargo build -p chat-node`")
 }
 
 impl ChatNode {
@@ -103,6 +103,28 @@ impl ChatNode {
             assert!(waited < START_TIMEOUT, "{name} is not ready: {answer}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.process().id()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it tells Prometheus; empty if it does not answer. Blocks.
+    pub fn metrics(&self) -> String {
+        get(&self.admin.address(), "/metrics").unwrap_or_default()
+    }
+
+    /// One figure without labels of what it tells Prometheus. Blocks.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.trim().parse().ok()
     }
 
     /// Resident memory, if it runs.

@@ -195,6 +195,15 @@ impl Nats {
         (file("client.pem"), file("client-key.pem"))
     }
 
+    /// The process ids of those that run.
+    pub fn process_ids(&self) -> Vec<u32> {
+        let ids = self.members.iter().filter_map(|member| {
+            let mut process = member.process.lock().unwrap_or_else(PoisonError::into_inner);
+            process.as_mut().and_then(Process::running_id)
+        });
+        ids.collect()
+    }
+
     /// Kills one server.
     pub fn kill(&self, index: usize) {
         self.with(index, Process::kill);

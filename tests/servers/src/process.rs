@@ -107,6 +107,11 @@ impl Process {
         self.running.as_ref().expect("it runs").child.id()
     }
 
+    /// Its id, if it runs.
+    pub fn running_id(&mut self) -> Option<u32> {
+        self.is_running().then(|| self.id())
+    }
+
     /// Whether it was started and has not ended.
     pub fn is_running(&mut self) -> bool {
         let Some(running) = &mut self.running else { return false };

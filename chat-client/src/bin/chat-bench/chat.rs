@@ -10,7 +10,7 @@ use crate::process::Server;
 
 /// Where a node's clients connect.
 pub(crate) fn address(server: &Server) -> Address {
-    Address { socket: server.socket, path: "/v1/socket", subprotocol: Some(SUBPROTOCOL_JSON) }
+    Address::new(&server.sockets, "/v1/socket", Some(SUBPROTOCOL_JSON))
 }
 
 pub(crate) fn hello(link: &Link, token: &str, cursor: Option<&str>) {

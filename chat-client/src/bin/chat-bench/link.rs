@@ -110,9 +110,27 @@ pub(crate) struct Incoming {
 /// Where and how to connect.
 #[derive(Clone)]
 pub(crate) struct Address {
-    pub(crate) socket: SocketAddr,
-    pub(crate) path: &'static str,
-    pub(crate) subprotocol: Option<&'static str>,
+    sockets: Rc<[SocketAddr]>,
+    next: Rc<Cell<usize>>,
+    path: &'static str,
+    subprotocol: Option<&'static str>,
+}
+
+impl Address {
+    pub(crate) fn new(
+        sockets: &[SocketAddr],
+        path: &'static str,
+        subprotocol: Option<&'static str>,
+    ) -> Address {
+        Address { sockets: sockets.into(), next: Rc::default(), path, subprotocol }
+    }
+
+    /// One server after another; clones take turns together.
+    fn socket(&self) -> SocketAddr {
+        let next = self.next.get();
+        self.next.set((next + 1) % self.sockets.len());
+        self.sockets[next]
+    }
 }
 
 /// Connects and upgrades to WebSocket.
@@ -120,16 +138,17 @@ pub(crate) async fn connect(
     address: &Address,
     shared: &Rc<Shared>,
 ) -> anyhow::Result<(Rc<Link>, Incoming)> {
-    let mut stream = TcpStream::connect(address.socket).await.context("connect")?;
+    let socket = address.socket();
+    let mut stream = TcpStream::connect(socket).await.context("connect")?;
     stream.set_nodelay(true)?;
     let protocol = address
         .subprotocol
         .map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"))
         .unwrap_or_default();
     let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {} HTTP/1.1\r\nHost: {socket}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n",
-        address.path, address.socket
+        address.path
     );
     stream.write_all(request.as_bytes()).await.context("write the upgrade request")?;
     let carry = read_upgrade(&mut stream).await?;

@@ -29,22 +29,23 @@ mod schedule;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-use process::Server;
+use process::{Process, Server};
 use report::Report;
 
 /// Loads a chat node, and what it is compared with.
 #[derive(Parser)]
 #[command(version)]
 pub(crate) struct Options {
-    /// Where the server listens, or will listen.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    server: SocketAddr,
+    /// Where the server listens, or will listen. Several nodes of a platform with commas: connections go round.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:8080")]
+    server: Vec<SocketAddr>,
     /// Starts the server with this command, split at white space; it ends with the scenario.
     #[arg(long)]
     server_command: Option<String>,
-    /// Process id of a server that runs already, to measure its CPU time and memory.
+    /// A process that runs already, to measure its CPU time and memory, such as `node-1=4711`. May be repeated: then
+    /// CPU time is split by name, and figures are not held against the marks of one node.
     #[arg(long, conflicts_with = "server_command")]
-    server_pid: Option<u32>,
+    process: Vec<Process>,
     /// Shorter and smaller, for a first look.
     #[arg(long)]
     quick: bool,
@@ -136,12 +137,15 @@ async fn run(options: &Options) -> anyhow::Result<Report> {
     }
     // Ends the server also when this process is asked to end.
     let mut server =
-        Server::start(options.server, options.server_command.as_deref(), options.server_pid)
-            .await?;
-    tokio::select! {
-        report = Box::pin(measure(options, &mut server)) => report,
+        Server::start(&options.server, options.server_command.as_deref(), &options.process).await?;
+    let mut report = tokio::select! {
+        report = Box::pin(measure(options, &mut server)) => report?,
         () = asked_to_end() => anyhow::bail!("asked to end"),
+    };
+    if options.process.len() > 1 {
+        report.drop_marks();
     }
+    Ok(report)
 }
 
 async fn measure(options: &Options, server: &mut Server) -> anyhow::Result<Report> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -13,24 +14,51 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// A node that replays its log may take a while.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A server that this process started, or one that was running before.
+/// A process by a name for people.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    id: u32,
+}
+
+impl FromStr for Process {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Process, String> {
+        let parsed = text.split_once('=').and_then(|(name, id)| {
+            let id = id.parse().ok()?;
+            (!name.is_empty()).then(|| Process { name: name.to_owned(), id })
+        });
+        parsed.ok_or_else(|| "write it as name=process id, such as node-1=4711".to_owned())
+    }
+}
+
+/// A server that this process started, or one that was running before; perhaps several processes.
 pub(crate) struct Server {
+    /// The first of its addresses.
     pub(crate) socket: SocketAddr,
+    /// All of them.
+    pub(crate) sockets: Vec<SocketAddr>,
     command: Vec<String>,
     child: Option<Child>,
-    foreign: Option<u32>,
+    foreign: Vec<Process>,
 }
 
 impl Server {
-    /// Starts `command` and waits until `socket` answers. With a `pid` instead, measures a server that runs already.
+    /// Starts `command` and waits until the first address answers. Without one, measures processes that run already.
     pub(crate) async fn start(
-        socket: SocketAddr,
+        sockets: &[SocketAddr],
         command: Option<&str>,
-        pid: Option<u32>,
+        processes: &[Process],
     ) -> anyhow::Result<Server> {
         let words = command.map(|c| c.split_whitespace().map(str::to_owned).collect());
-        let mut server =
-            Server { socket, command: words.unwrap_or_default(), child: None, foreign: pid };
+        let mut server = Server {
+            socket: *sockets.first().context("there is no address of a server")?,
+            sockets: sockets.to_vec(),
+            command: words.unwrap_or_default(),
+            child: None,
+            foreign: processes.to_vec(),
+        };
         if server.command.is_empty() {
             server.wait().await?;
         } else {
@@ -39,9 +67,11 @@ impl Server {
         Ok(server)
     }
 
-    /// The process, if it can be measured.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id).or(self.foreign)
+    /// The processes that can be measured.
+    fn processes(&self) -> Vec<Process> {
+        let own =
+            self.child.as_ref().map(|child| Process { name: "server".into(), id: child.id() });
+        own.map_or_else(|| self.foreign.clone(), |own| vec![own])
     }
 
     /// Whether [`kill`](Server::kill) and [`restart`](Server::restart) work.
@@ -97,15 +127,32 @@ impl Server {
         Ok(matches!(read, Ok(Ok(count)) if answer[..count].starts_with(b"HTTP/")))
     }
 
-    /// CPU time it has used, in seconds.
+    /// CPU time that all of it has used, in seconds.
     pub(crate) fn cpu_seconds(&self) -> Option<f64> {
-        cpu_seconds(&std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?)).ok()?)
+        let split = self.cpu_split()?;
+        (!split.is_empty()).then(|| split.iter().map(|(_, seconds)| seconds).sum())
     }
 
-    /// Its memory now.
+    /// CPU time that each process has used, in seconds.
+    pub(crate) fn cpu_split(&self) -> Option<Vec<(String, f64)>> {
+        let seconds = |process: Process| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id)).ok()?;
+            Some((process.name, cpu_seconds(&stat)?))
+        };
+        self.processes().into_iter().map(seconds).collect()
+    }
+
+    /// The memory of all of it now.
     pub(crate) fn memory(&self) -> Option<Memory> {
-        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()?)).ok()?;
-        Some(Memory { pss_kib: field_kib(&text, "Pss:")?, rss_kib: field_kib(&text, "Rss:")? })
+        let mut sum = Memory { pss_kib: 0.0, rss_kib: 0.0 };
+        let processes = self.processes();
+        for process in &processes {
+            let path = format!("/proc/{}/smaps_rollup", process.id);
+            let text = std::fs::read_to_string(path).ok()?;
+            sum.pss_kib += field_kib(&text, "Pss:")?;
+            sum.rss_kib += field_kib(&text, "Rss:")?;
+        }
+        (!processes.is_empty()).then_some(sum)
     }
 }
 
@@ -155,6 +202,15 @@ mod tests {
     fn cpu_time_is_read_also_when_the_name_holds_spaces() {
         let stat = "12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0";
         assert_eq!(cpu_seconds(stat), Some(3.0));
+    }
+
+    #[test]
+    fn a_process_is_given_by_name_and_id() {
+        let process: Process = "node-1=4711".parse().unwrap();
+        assert_eq!((process.name.as_str(), process.id), ("node-1", 4711));
+        assert!("4711".parse::<Process>().is_err());
+        assert!("=4711".parse::<Process>().is_err());
+        assert!("node=x".parse::<Process>().is_err());
     }
 
     #[test]

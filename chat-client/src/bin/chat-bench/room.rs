@@ -43,7 +43,7 @@ pub(crate) async fn nats(
     server: &Server,
     members: usize,
 ) -> anyhow::Result<Report> {
-    let address = Address { socket: server.socket, path: "/", subprotocol: None };
+    let address = Address::new(&server.sockets, "/", None);
     let plan = Plan { address, dialect: Dialect::Nats, accounts: Vec::new(), count: members };
     measure(options, server, plan, Report::new(format!("nats room {members}")), None, None).await
 }
@@ -54,7 +54,7 @@ pub(crate) async fn floor(
     server: &Server,
     members: usize,
 ) -> anyhow::Result<Report> {
-    let address = Address { socket: server.socket, path: "/", subprotocol: None };
+    let address = Address::new(&server.sockets, "/", None);
     let plan = Plan { address, dialect: Dialect::Floor, accounts: Vec::new(), count: members };
     measure(options, server, plan, Report::new(format!("floor room {members}")), None, None).await
 }

@@ -61,6 +61,8 @@ pub(super) struct Batch {
     /// The conversations as they were before, in case the record is certainly not in the log.
     pub(super) undo: HashMap<ConversationId, State>,
     pub(super) keys: Vec<Key>,
+    /// When it was handed to the log.
+    pub(super) sent: Duration,
     bytes: usize,
 }
 
@@ -93,6 +95,7 @@ impl Owner {
             if batch.units.len() >= BUSY_ENTRIES {
                 self.gathers_until = Some(Instant::now() + GATHER);
             }
+            batch.sent = self.shared.clock.elapsed();
             self.batch = Some(batch);
             self.send_append();
         } else if !self.ready.is_empty() {

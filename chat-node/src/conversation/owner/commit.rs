@@ -42,6 +42,8 @@ impl Owner {
 
     fn committed(&mut self, batch: Batch, sequence: chat_broker::Sequence) {
         self.shared.metrics.commits.inc();
+        let took = self.shared.clock.elapsed().saturating_sub(batch.sent);
+        self.shared.metrics.commit_seconds.observe(took.as_secs_f64());
         self.shared.metrics.entries.inc_by(batch.units.len() as u64);
         if let Some(last) = batch.units.last() {
             self.committed = last.entry.message_id();
