@@ -117,7 +117,7 @@ fn report(
 /// Everything shares all cores: how the system divides them is part of what is measured.
 fn run_platform(args: &BenchArgs) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
-    build(root, &["-p", "chat-client", "-p", "chat-node", "-p", "cluster", "--bins"])?;
+    build(root)?;
     tools::run()?;
     let directory = root.join("target/bench");
     fs::create_dir_all(&directory)?;
@@ -168,9 +168,7 @@ impl Bench {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
         let target = root.join("target");
         let needs = |target| chosen.iter().any(|(.., needed)| *needed == target);
-        // In one go: built apart, the two would ask for other features, and everything would be compiled twice.
-        let programs = ["-p", "chat-client", "-p", "chat-node", "--bins"];
-        build(root, &[&programs[..], &["--features", "chat-client/sqlite"]].concat())?;
+        build(root)?;
         let nats = if needs(Target::Nats) { tools::nats_server()? } else { PathBuf::new() };
         let directory = target.join("bench");
         fs::create_dir_all(&directory)?;
@@ -264,9 +262,22 @@ fn nats_configuration(websocket: &str, plain: &str, log: &Path) -> String {
     )
 }
 
-fn build(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+/// In one go: programs built apart would ask for other features of what they share, and it would be compiled twice.
+const PROGRAMS: &[&str] = &[
+    "-p",
+    "chat-client",
+    "-p",
+    "chat-node",
+    "-p",
+    "cluster",
+    "--bins",
+    "--features",
+    "chat-client/sqlite",
+];
+
+fn build(root: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root).args(["build", "--release", "--locked"]).args(arguments);
+    command.current_dir(root).args(["build", "--release", "--locked"]).args(PROGRAMS);
     succeed(command)
 }
 

@@ -1,5 +1,6 @@
 //! How long senders wait when a node is killed, and when it leaves as it is asked to.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,18 +23,42 @@ const WHOLE_MAX: Duration = Duration::from_secs(60);
 const TAKE_OVER_MARK_SECONDS: f64 = 6.0;
 const HAND_OVER_MARK_MS: f64 = 200.0;
 
-/// The longest wait of any sender since it was last asked for.
+/// What the senders have seen.
 #[derive(Default)]
-struct Longest(Mutex<Duration>);
+struct Waits(Mutex<Seen>);
 
-impl Longest {
-    fn saw(&self, wait: Duration) {
-        let mut longest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *longest = wait.max(*longest);
+#[derive(Default)]
+struct Seen {
+    /// The longest wait since it was last asked for.
+    longest: Duration,
+    /// When the last acknowledged send of each conversation was begun.
+    begun: HashMap<ConversationId, Instant>,
+}
+
+impl Waits {
+    fn saw(&self, conversation: ConversationId, begun: Instant) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.longest = seen.longest.max(begun.elapsed());
+        seen.begun.insert(conversation, begun);
     }
 
-    fn take(&self) -> Duration {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take_ms(&self) -> f64 {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut seen.longest).as_secs_f64() * 1e3
+    }
+
+    /// Waits until every conversation has had a send that was begun after this moment: what was under way is over, too.
+    async fn all_go_on(&self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let waiting = || {
+            let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.begun.values().filter(|begun| **begun <= now).count()
+        };
+        while waiting() > 0 {
+            anyhow::ensure!(now.elapsed() < WHOLE_MAX, "{} conversations stand still", waiting());
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 }
 
@@ -44,56 +69,52 @@ pub(crate) async fn measure(
 ) -> anyhow::Result<()> {
     let api = Api::new(&format!("http://{}", platform.nodes[0].address()))?;
     let (token, conversations) = prepare(&api).await?;
-    let (longest, is_over) = (Arc::new(Longest::default()), Arc::new(AtomicBool::new(false)));
+    let (waits, is_over) = (Arc::new(Waits::default()), Arc::new(AtomicBool::new(false)));
     let send = |conversation: &ConversationId| {
         tokio::spawn(send(
             api.clone(),
             token.clone(),
             *conversation,
-            longest.clone(),
+            waits.clone(),
             is_over.clone(),
         ))
     };
     let senders: Vec<_> = conversations.iter().map(send).collect();
     sleep(Duration::from_secs(3)).await;
-    figures.add("outage", "longest send when nothing happens", milliseconds(&longest), "ms");
+    figures.add("outage", "longest send when nothing happens", waits.take_ms(), "ms");
 
     let rounds = if quick { 2 } else { 5 };
-    let mut waits = Vec::new();
+    let mut leaves_ms = Vec::new();
     for _ in 0..rounds {
         whole(platform).await?;
-        longest.take();
+        waits.take_ms();
         blocking(platform, |platform| platform.nodes[1].terminate()).await?;
-        sleep(Duration::from_secs(1)).await;
-        waits.push(milliseconds(&longest));
+        waits.all_go_on().await?;
+        leaves_ms.push(waits.take_ms());
         blocking(platform, |platform| platform.nodes[1].restart()).await?;
     }
-    waits.sort_by(f64::total_cmp);
-    eprintln!("hand-overs, longest sends in ms: {waits:?}");
+    leaves_ms.sort_by(f64::total_cmp);
+    eprintln!("hand-overs, longest sends in ms: {leaves_ms:?}");
     figures.at_most(
         "outage",
         "node leaves: longest send, median",
-        waits[rounds / 2],
+        leaves_ms[rounds / 2],
         "ms",
         HAND_OVER_MARK_MS,
     );
-    figures.add("outage", "node leaves: longest send, worst", waits[rounds - 1], "ms");
+    figures.add("outage", "node leaves: longest send, worst", leaves_ms[rounds - 1], "ms");
 
     whole(platform).await?;
-    longest.take();
+    waits.take_ms();
     blocking(platform, |platform| platform.nodes[1].kill()).await?;
-    sleep(Duration::from_secs_f64(TAKE_OVER_MARK_SECONDS * 2.0)).await;
-    let seconds = milliseconds(&longest) / 1e3;
+    waits.all_go_on().await?;
+    let seconds = waits.take_ms() / 1e3;
     figures.at_most("outage", "node killed: longest send", seconds, "s", TAKE_OVER_MARK_SECONDS);
     is_over.store(true, Ordering::Relaxed);
     for sender in senders {
         sender.await.context("a sender failed")??;
     }
     blocking(platform, |platform| platform.nodes[1].restart()).await
-}
-
-fn milliseconds(longest: &Longest) -> f64 {
-    longest.take().as_secs_f64() * 1e3
 }
 
 async fn blocking(
@@ -151,7 +172,7 @@ async fn send(
     api: Api,
     token: String,
     conversation: ConversationId,
-    longest: Arc<Longest>,
+    waits: Arc<Waits>,
     is_over: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     while !is_over.load(Ordering::Relaxed) {
@@ -165,7 +186,7 @@ async fn send(
             body.retry = true;
             sleep(Duration::from_millis(5)).await;
         }
-        longest.saw(start.elapsed());
+        waits.saw(conversation, start);
         sleep(PAUSE).await;
     }
     Ok(())
