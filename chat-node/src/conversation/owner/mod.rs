@@ -47,6 +47,10 @@ use writing::Writing;
 /// How often an owner looks after what has no event of its own: ticks, answers that wait for the store, eviction.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// When a new owner's epoch and reservation go into the store's checkpoint if nothing was written: not at once, because
+/// partitions are opened in great numbers, and senders wait for that.
+const CHECKPOINT_ROUND: u64 = 3;
+
 /// How long a graceful end waits for the store before it closes the log all the same: what is unwritten is replayed.
 const CLOSING_WRITE_MAX: Duration = Duration::from_secs(5);
 
@@ -309,6 +313,9 @@ impl Owner {
 
     async fn look_after(&mut self) {
         self.housekeeping_rounds += 1;
+        if self.housekeeping_rounds == CHECKPOINT_ROUND {
+            self.writing.write_checkpoint();
+        }
         let elapsed = self.shared.clock.elapsed();
         self.writing.answer_overdue(elapsed);
         let overdue = self.slots.release_overdue(elapsed);

@@ -82,10 +82,7 @@ enum Attempt {
 }
 
 async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attempt> {
-    let last = async { anyhow::Ok(shared.broker.last(partition).await?) };
-    let checkpoint = async { anyhow::Ok(shared.store.checkpoint(partition).await?) };
-    let (last, checkpoint) = tokio::try_join!(last, checkpoint)?;
-    let last = match last {
+    let last = match shared.broker.last(partition).await? {
         Some(stored) => Some((stored.sequence, Record::from_bytes(&stored.payload)?)),
         None => None,
     };
@@ -96,6 +93,7 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
     let Some(is_closed) = is_closed.filter(|_| shared.leases.is_held()) else {
         return Ok(Attempt::Held);
     };
+    let checkpoint = shared.store.checkpoint(partition).await?;
     let tip = match &last {
         Some((sequence, record)) => Tip::of_record(*sequence, record),
         None => Tip::of_empty(&checkpoint),

@@ -108,8 +108,7 @@ impl Writing {
             checkpoint: opened_at,
             trail: durable_to.map(|sequence| (elapsed, sequence)).into_iter().collect(),
             is_replaying: durable_to.is_some(),
-            // The opening has extended the reservation.
-            ticked: true,
+            ticked: false,
             marks: BTreeMap::new(),
             answers: VecDeque::new(),
         }
@@ -141,6 +140,11 @@ impl Writing {
     /// Everything behind the first checkpoint of the trail was written again.
     pub(super) fn replayed(&mut self) {
         self.is_replaying = false;
+    }
+
+    /// The next write brings the reservation into the checkpoint, even if nothing else is written.
+    pub(super) fn write_checkpoint(&mut self) {
+        self.ticked = true;
     }
 
     /// A tick was accepted.
