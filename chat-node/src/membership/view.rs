@@ -21,7 +21,7 @@ pub struct Settings {
     pub stable: Duration,
     /// Partitions that are taken at a time.
     pub takes_max: usize,
-    /// Partitions that are released at a time.
+    /// Partitions that are released at a time. Each waits for the others that are on their way.
     pub releases_max: usize,
 }
 
@@ -32,7 +32,7 @@ impl Default for Settings {
             watch_silence: chat_broker::WATCH_SILENCE_MAX,
             stable: Duration::from_secs(5),
             takes_max: 32,
-            releases_max: 32,
+            releases_max: 8,
         }
     }
 }

@@ -166,6 +166,10 @@ async fn replay(
     let mut replay = Replay::default();
     while after < up_to {
         let mut page = shared.broker.read_log(partition, after, PAGE_BYTES).await?;
+        if page.first().is_some_and(|stored| stored.sequence > up_to) {
+            // Purged meanwhile: it has been in the store for long.
+            break;
+        }
         page.retain(|stored| stored.sequence <= up_to);
         let Some(last) = page.last().map(|stored| stored.sequence) else {
             // A stale read: the last record is there, so there is more.
