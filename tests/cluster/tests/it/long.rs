@@ -146,3 +146,65 @@ async fn everything_is_restarted_one_after_the_other_under_load() {
     run.until_more(100, PATIENCE).await;
     run.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn one_server_of_nats_after_the_other_hangs() {
+    let run = Run::start("nats_hangs", with_three_nats()).await;
+    for server in 0..3 {
+        run.until_more(100, PATIENCE).await;
+        run.fault(&format!("stop NATS server {server}"), move |platform| {
+            platform.nats.stop(server);
+        })
+        .await;
+        run.wait(BEYOND_THE_LEASE).await;
+        run.until_more(100, PATIENCE).await;
+        run.fault(&format!("resume NATS server {server}"), move |platform| {
+            platform.nats.resume(server);
+            platform.nats.wait_until_healthy();
+        })
+        .await;
+    }
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn a_store_that_stutters_holds_up_no_message() {
+    let mut run = Run::start("store_stutters", RunOptions::default()).await;
+    run.until_more(100, PATIENCE).await;
+    for _ in 0..15 {
+        run.fault("stop the store", |platform| platform.cassandra.stop(0)).await;
+        let (before, _) = run.progress();
+        run.wait(2).await;
+        let (after, _) = run.progress();
+        assert!(after > before, "nothing is acknowledged while the store hangs");
+        run.fault("resume the store", |platform| platform.cassandra.resume(0)).await;
+        let pause_ms = run.random.random_range(200..1_500);
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    }
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn an_owner_dies_while_the_store_is_down() {
+    let mut run = Run::start("store_down_kill_owner", RunOptions::default()).await;
+    run.until_more(200, PATIENCE).await;
+    run.fault("kill the store", |platform| platform.cassandra.kill(0)).await;
+    run.wait(10).await;
+    let victim = run.random.random_range(0..3);
+    run.fault(&format!("kill {victim}"), move |platform| platform.nodes[victim].kill()).await;
+    run.wait(10).await;
+    run.fault("restart the store and the node", move |platform| {
+        platform.cassandra.restart(0);
+        platform.cassandra.wait_until_up(0);
+        platform.nodes[victim].restart();
+        platform.nodes[victim].wait_until_ready();
+    })
+    .await;
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
