@@ -208,3 +208,34 @@ async fn an_owner_dies_while_the_store_is_down() {
     run.until_more(100, PATIENCE).await;
     run.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn clocks_are_set_ahead_and_back() {
+    let mut run = Run::start("clocks", RunOptions::default()).await;
+    // Those beyond two seconds cost a node its partitions.
+    for offset_ms in [1_500, -1_500, 20_000, 0, -20_000, 0] {
+        run.until_more(100, PATIENCE).await;
+        let node = run.random.random_range(0..3);
+        let what = format!("set the clock of {node} to {offset_ms} ms from the right time");
+        run.fault(&what, move |platform| {
+            platform.nodes[node].set_clock(offset_ms);
+            if i64::abs(offset_ms) > 2_000 {
+                platform.nodes[node].wait_until_not_ready();
+            }
+        })
+        .await;
+        run.wait(3).await;
+        // An owner with such a clock dies, and leaves its reservations.
+        run.fault(&format!("kill {node}"), move |platform| platform.nodes[node].kill()).await;
+        run.until_more(100, PATIENCE).await;
+        run.fault(&format!("restart {node}"), move |platform| platform.nodes[node].restart()).await;
+    }
+    run.fault("set all clocks right", |platform| {
+        platform.nodes.iter().for_each(|node| node.set_clock(0));
+        wait_until_ready(platform);
+    })
+    .await;
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
