@@ -284,11 +284,11 @@ impl Owner {
                     self.failures_seen = failures;
                     self.writing.replayed(self.shared.clock.elapsed());
                 }
-                () = tokio::time::sleep_until(room_flush.unwrap_or_else(Instant::now)), if room_flush.is_some() => {
+                () = until(room_flush) => {
                     self.rooms.flush(&*self.shared.bus);
                 }
-                () = tokio::time::sleep_until(gathers_until.unwrap_or_else(Instant::now)), if gathers_until.is_some() => {}
-                () = tokio::time::sleep_until(write_due.unwrap_or_else(Instant::now)), if write_due.is_some() => {}
+                () = until(gathers_until) => {}
+                () = until(write_due) => {}
                 count = self.commands.recv_many(&mut received, 256), if receiving => {
                     if count == 0 {
                         // The router has dropped its handle: the node is ending.
@@ -420,6 +420,14 @@ impl Owner {
 async fn wait<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
         Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a time; without one, for ever.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
 }
