@@ -8,8 +8,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
 
-/// The database's driver repeats a warning that is about how programs may be written. The configured filter comes after it.
-const QUIET: &str = "scylla::network::connection=error";
+/// The database's driver repeats a warning that is about how programs may be written, and tells an outage many times a
+/// second; the node tells it once. The configured filter comes after these.
+const QUIET: &str = "scylla::network::connection=error,scylla::cluster=off";
 
 /// Starts logging to standard error, for the whole process. Fails if something else logs already.
 pub fn start(log: &Log) -> anyhow::Result<()> {

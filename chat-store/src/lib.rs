@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod cql;
 pub mod embedded;
 pub mod faulty;
+mod friendship;
 mod packing;
 mod reactions;
 pub mod row;

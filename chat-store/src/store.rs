@@ -18,6 +18,11 @@ pub enum Error {
     /// It does not answer, or is out of room; the same call may succeed later. A write may have happened.
     #[error("store unavailable: {0}")]
     Unavailable(String),
+    /// Too few of its machines can be reached. The same call may succeed later, and a write may have happened. Unlike one
+    /// that is only slow, a store that was away may come back without what it took in the last
+    /// [`Store::durability_lag`].
+    #[error("too few nodes of the store can be reached: {0}")]
+    Away(String),
     /// It will not take this content, ever.
     #[error("refused by the store: {0}")]
     Refused(String),

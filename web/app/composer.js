@@ -115,7 +115,8 @@ export class Composer {
   }
 
   async submit() {
-    const text = this.input.value.trim();
+    const written = this.input.value;
+    const text = written.trim();
     if (!text || [...text].length > TEXT_CHARS_MAX) return;
     const mentions = this.mentionsIn(text);
     const about = this.about;
@@ -129,12 +130,18 @@ export class Composer {
       return;
     }
     this.input.value = '';
-    keepDraft(this.id, '');
     this.clearContext();
     this.fit();
     this.client.setTyping(this.id, false);
-    await attempt(() => this.client.sendText(this.id, text, { replyTo: about?.message.message_id, mentions }));
-    this.sent();
+    const queued = await attempt(() => this.client.sendText(this.id, text, { replyTo: about?.message.message_id, mentions }));
+    // Only now: a page that goes away before the message is on disk still has it as a draft.
+    if (queued) {
+      if (draftOf(this.id) === written) keepDraft(this.id, '');
+      this.sent();
+    } else if (this.input.value === '') {
+      this.input.value = written;
+      this.fit();
+    }
   }
 
   // Replying and editing.

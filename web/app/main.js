@@ -131,6 +131,8 @@ class Page {
     if (this.viewKey === `c/${id}`) {
       toast(t('left_conversation'));
       go('#/chats');
+      // Now, not when the browser tells: the view would ask for what is no longer there.
+      this.route();
     }
   }
 

@@ -89,7 +89,7 @@ export class MessageLog {
 
   /** @returns {LocalMessage[]} the messages that belong in the page */
   rows() {
-    const rows = this.timeline?.rows ?? [];
+    const rows = this.timeline?.opened ? this.timeline.rows : [];
     if (this.follow) {
       this.high = Infinity;
       const first = rows[Math.max(0, rows.length - ROWS_MAX)];
@@ -343,6 +343,8 @@ export class MessageLog {
 
   toNewest() {
     this.follow = true;
+    // Where the reader stands now is no scroll away from the end.
+    this.placed = 0;
     this.low = 0;
     this.update();
   }

@@ -375,9 +375,10 @@ export class Store extends EventTarget {
         await this.commit();
         const rows = await this.storage.messagesBefore(id, Number.MAX_SAFE_INTEGER, PAGE_ROWS);
         for (const row of contiguousTail(rows)) timeline.put(row);
-        this.emit('messages', id);
       } catch { /* the server has them, too */ }
     }
+    timeline.opened = true;
+    this.emit('messages', id);
     await this.loadNewest(id);
   }
 

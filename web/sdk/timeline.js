@@ -16,6 +16,8 @@ export class Timeline {
     this.rows = [];
     /** @type {Map<string, LocalMessage>} by message id */
     this.byId = new Map();
+    /** What this device keeps is in memory. Before that, what comes live would stand there alone. */
+    this.opened = false;
     /** The server was asked for the newest messages. */
     this.loaded = false;
     /** There are no messages at all. */

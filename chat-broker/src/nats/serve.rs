@@ -132,9 +132,9 @@ async fn subscribe(shared: &Shared, address: String) -> Result<Subscriber, Error
     subscribed.map_err(|error| Error(error.to_string()))
 }
 
-/// Ends the servers before, once the server of NATS knows of the new one, and returns what later ones will tell it.
+/// Ends the servers before, and returns what later ones will tell. The word to the servers before goes the same way as the
+/// new one's subscription, behind it: whoever gets it has been joined already.
 async fn take_over(shared: &Shared, subject: Subject) -> Result<Subscriber, Error> {
-    shared.connection.settle().await.map_err(Error)?;
     stop_others(shared, &subject).await?;
     let others = subscribe(shared, shared.addresses.servers(&subject)).await?;
     shared.connection.settle().await.map_err(Error)?;

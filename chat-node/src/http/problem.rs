@@ -47,7 +47,7 @@ impl From<Refusal> for Failure {
 impl From<chat_store::Error> for Failure {
     fn from(error: chat_store::Error) -> Failure {
         match error {
-            chat_store::Error::Unavailable(cause) => {
+            chat_store::Error::Unavailable(cause) | chat_store::Error::Away(cause) => {
                 let detail = "The store does not answer at this moment. Try again.";
                 let refusal = Refusal::new(Code::StoreUnavailable, detail).retry_after(1_000);
                 Failure { refusal, cause: Some(cause) }

@@ -124,6 +124,36 @@ fn only_nodes_of_the_owner_revision_own_while_any_is_alive() {
     assert!(Partition::all().all(|partition| view.assigned(partition) == Some(blue.node)));
 }
 
+#[test]
+fn what_a_node_leaves_is_taken_when_it_says_so_and_what_a_dead_one_had_at_once() {
+    let (own, other) = (lease(1), lease(2));
+    let holdings = |view: &View| -> Vec<Holding> {
+        let is_own = |partition| view.assigned(partition) == Some(own.node);
+        let holding = |partition| match is_own(partition) {
+            true => Holding::Open(seconds(1)),
+            false => Holding::Idle,
+        };
+        Partition::all().map(holding).collect()
+    };
+    let mut view = settled(own, &[other]);
+    let held = holdings(&view);
+    let at = seconds(6) + STEP;
+    let leaving = NodeEntry { owns: false, draining: true, ..entry(other, 100) };
+    view.heard(leaving, 100, at);
+    assert_eq!(view.moves(true, &held, at).take, vec![], "their owner has yet to close them");
+    let free = Partition::all().find(|partition| held[partition.0 as usize] == Holding::Idle);
+    let free = free.unwrap();
+    view.offered(free, at);
+    assert_eq!(view.moves(true, &held, at).take, vec![(free, true)]);
+    let later = at + seconds(1);
+    assert!(view.moves(true, &held, later).take.len() > 1, "its word may be lost");
+
+    let mut view = settled(own, &[other]);
+    let held = holdings(&view);
+    view.gone(other.node, at);
+    assert!(view.moves(true, &held, at).take.len() > 1);
+}
+
 /// A node of a run.
 struct Simulated {
     lease: Lease,

@@ -21,7 +21,7 @@ pub struct Settings {
     pub stable: Duration,
     /// Partitions that are taken at a time.
     pub takes_max: usize,
-    /// Partitions that are released at a time.
+    /// Partitions that are released at a time. Each waits for the others that are on their way.
     pub releases_max: usize,
 }
 
@@ -32,7 +32,7 @@ impl Default for Settings {
             watch_silence: chat_broker::WATCH_SILENCE_MAX,
             stable: Duration::from_secs(5),
             takes_max: 32,
-            releases_max: 32,
+            releases_max: 8,
         }
     }
 }
@@ -238,6 +238,15 @@ impl View {
             let owner = |partition| rendezvous(partition, &self.active);
             self.assignment = Partition::all().map(owner).collect();
             self.next_try.clear();
+            // Owners that are alive close their logs first, and say so. Looking at all of them before would take time from
+            // that.
+            let is_dead = |node: &NodeId| {
+                self.nodes.get(node).is_none_or(|known| self.is_silent(known.heard, now))
+            };
+            if !before.is_empty() && !before.iter().any(is_dead) {
+                let open = Partition::all().filter(|p| !self.offered_until.contains_key(p));
+                self.next_try.extend(open.map(|partition| (partition, now + RETRY)));
+            }
         }
     }
 

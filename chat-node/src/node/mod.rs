@@ -30,7 +30,7 @@ use crate::auth::{self, Auth, KeyRing, PasswordCost};
 use crate::clock::Clock;
 use crate::config::{BrokerAddress, Config, Sources};
 use crate::conversation::metrics::Metrics;
-use crate::conversation::owner::Shared;
+use crate::conversation::owner::{Outages, Shared};
 use crate::conversation::owners::{Companion, Owners};
 use crate::conversation::router::Router;
 use crate::discovery::Role;
@@ -237,6 +237,7 @@ async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> any
         room_window: Duration::from_millis(config.room_batch_window_ms),
         log_retention: LOG_RETENTION,
         unwritten_bytes: AtomicUsize::new(0),
+        outages: Outages::default(),
         metrics: metrics.clone(),
     });
     let watermarks = Arc::new(Watermarks::new(lease.node));

@@ -1,20 +1,22 @@
 //! Nodes on NATS and a CQL database, as real processes.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chat_client::Api;
+use chat_protocol::frame::{ClientFrame, ServerFrame};
 use chat_protocol::id::PARTITIONS;
-use chat_protocol::{ConversationId, MessageId};
+use chat_protocol::{ConversationId, MessageId, UserId};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use servers::cassandra::{Cassandra, DATACENTER};
 use servers::nats::Nats;
 
-use crate::client::{PATIENCE, Person, api, history, text};
+use crate::client::{PATIENCE, Person, Socket, api, history, text};
 use crate::process::NodeProcess;
 
 /// Servers that tests share, and names of one test's own on them.
@@ -291,6 +293,79 @@ mod long {
         let total = senders.finish(&api(&one), &ann).await;
         println!("{total} messages, each once and in order");
         two.stop().await;
+        one.stop().await;
+    }
+
+    const OFFLINE_AFTER: Duration = Duration::from_secs(10);
+    const FRIENDS: usize = 30;
+
+    /// Which friends are offline, after what the watcher has heard until the limit or until nobody is missing.
+    async fn watch(
+        watcher: &mut Socket,
+        missing: &mut HashSet<UserId>,
+        online: bool,
+        limit: Duration,
+    ) {
+        let deadline = Instant::now() + limit;
+        while !missing.is_empty() && Instant::now() < deadline {
+            watcher.send(&ClientFrame::Heartbeat(Default::default())).await.unwrap();
+            let next = Instant::now() + Duration::from_millis(500);
+            while let Some(left) = next.checked_duration_since(Instant::now()) {
+                match watcher.next_within(left).await {
+                    Some(Ok(ServerFrame::Presence(heard))) if heard.online == online => {
+                        missing.remove(&heard.user_id);
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(gone)) => panic!("the watcher is {gone:?}"),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "long: `cargo xtask test --long` runs it"]
+    async fn people_at_a_node_that_dies_are_seen_as_offline_in_time() {
+        let platform = Platform::new().await;
+        let mut flags = platform.flags();
+        flags.push("--heartbeat-interval-ms=2000".to_owned());
+        flags.push(format!("--offline-after-ms={}", OFFLINE_AFTER.as_millis()));
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let [mut one, mut two] = [platform.stopped(), platform.stopped()];
+        for node in [&mut one, &mut two] {
+            node.set_flags(&flags);
+            node.expect("cannot");
+            node.expect("could not");
+        }
+        tokio::join!(Box::pin(one.restart()), Box::pin(two.restart()));
+        shared_by(&[&one, &two]).await;
+        let ann = Person::new(&one, "ann").await;
+        let mut friends = Vec::new();
+        for number in 0..FRIENDS {
+            let friend = Person::new(&two, &format!("friend_{number}")).await;
+            api(&one).befriend(ann.token(), friend.id()).await.unwrap();
+            api(&one).befriend(friend.token(), ann.id()).await.unwrap();
+            friends.push(friend);
+        }
+        let everyone: HashSet<UserId> = friends.iter().map(Person::id).collect();
+        let mut watcher = Socket::of(&one, &ann, None).await;
+        let mut sockets = Vec::new();
+        for friend in &friends {
+            sockets.push(Socket::of(&two, friend, None).await);
+        }
+        let mut missing = everyone.clone();
+        watch(&mut watcher, &mut missing, true, OFFLINE_AFTER).await;
+        assert!(missing.is_empty(), "{} did not come", missing.len());
+        for socket in &mut sockets {
+            socket.send(&ClientFrame::Heartbeat(Default::default())).await.unwrap();
+        }
+        two.kill();
+        let since = Instant::now();
+        let mut missing = everyone;
+        // The silence, the take-over of what the node owned, and what a busy machine adds.
+        watch(&mut watcher, &mut missing, false, OFFLINE_AFTER + Duration::from_secs(15)).await;
+        println!("{FRIENDS} people are offline {:?} after their node died", since.elapsed());
+        assert!(missing.is_empty(), "{} of {FRIENDS} are still online", missing.len());
         one.stop().await;
     }
 }

@@ -141,8 +141,6 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         let text = failure.text();
-        let few =
-            |text: &str| Error::Unavailable(format!("too few nodes of the store are up ({text})"));
         match &failure {
             Failure::Refused(_) => Error::Refused(text),
             Failure::Damaged(_) => Error::Unavailable(format!(
@@ -154,8 +152,8 @@ impl From<Failure> for Error {
                 Some(DbError::Unauthorized) => Error::Unavailable(format!(
                     "the store's user may not do this ({text}): grant it SELECT and MODIFY on the keyspace"
                 )),
-                Some(DbError::Unavailable { .. }) => few(&text),
-                None if failure.is_unreached() => few(&text),
+                Some(DbError::Unavailable { .. }) => Error::Away(text),
+                None if failure.is_unreached() => Error::Away(text),
                 _ => Error::Unavailable(text),
             },
         }

@@ -12,16 +12,8 @@ use uuid::Uuid;
 use super::Inner;
 use super::column::{bits, from_bits, rows, user_id, values};
 use super::error::Failure;
+use crate::friendship::{mirror, number};
 use crate::row::FriendRow;
-
-fn number(friendship: Friendship) -> i16 {
-    match friendship {
-        Friendship::None => 0,
-        Friendship::Requested => 1,
-        Friendship::Received => 2,
-        Friendship::Friends => 3,
-    }
-}
 
 fn from_number(number: i64) -> Result<Friendship, Failure> {
     match number {
@@ -30,15 +22,6 @@ fn from_number(number: i64) -> Result<Friendship, Failure> {
         2 => Ok(Friendship::Received),
         3 => Ok(Friendship::Friends),
         _ => Err(Failure::Damaged(format!("a friendship of kind {number}"))),
-    }
-}
-
-/// The same from the other side.
-fn mirror(friendship: Friendship) -> Friendship {
-    match friendship {
-        Friendship::Requested => Friendship::Received,
-        Friendship::Received => Friendship::Requested,
-        same => same,
     }
 }
 
@@ -112,7 +95,7 @@ impl Inner {
     async fn change_pair(&self, next: &Pair) -> Result<bool, Failure> {
         let change = Uuid::from_u128(rand::random());
         let (low, high) = (next.low.as_bytes(), next.high.as_bytes());
-        let (friendship, since) = (number(next.friendship), bits(next.since.0));
+        let (friendship, since) = (number::<i16>(next.friendship), bits(next.since.0));
         let change = change.as_bytes();
         let changed = if next.turn == 1 {
             let values = values![low, high, friendship, since, next.turn, change];
@@ -146,7 +129,7 @@ impl Inner {
         let [one, other] = pair.sides().map(|(user, other)| {
             let values = values![
                 pair.turn * 2 + 1,
-                number(pair.side_of(user)),
+                number::<i16>(pair.side_of(user)),
                 bits(pair.since.0),
                 user.as_bytes(),
                 other.as_bytes(),

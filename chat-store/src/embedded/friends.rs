@@ -6,16 +6,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::column::{bits, from_bits, rows, user_id};
 use super::error::Failure;
+use crate::friendship::{mirror, number};
 use crate::row::FriendRow;
-
-fn number(friendship: Friendship) -> i64 {
-    match friendship {
-        Friendship::None => 0,
-        Friendship::Requested => 1,
-        Friendship::Received => 2,
-        Friendship::Friends => 3,
-    }
-}
 
 fn from_number(number: i64) -> Result<Friendship, Failure> {
     match number {
@@ -23,15 +15,6 @@ fn from_number(number: i64) -> Result<Friendship, Failure> {
         2 => Ok(Friendship::Received),
         3 => Ok(Friendship::Friends),
         _ => Err(Failure::Damaged(format!("a friendship of kind {number}"))),
-    }
-}
-
-/// The same from the other side.
-fn mirror(friendship: Friendship) -> Friendship {
-    match friendship {
-        Friendship::Requested => Friendship::Received,
-        Friendship::Received => Friendship::Requested,
-        same => same,
     }
 }
 
@@ -71,7 +54,7 @@ fn put_side(
     let mut statement = connection.prepare_cached(
         "INSERT OR REPLACE INTO friend (user, other, friendship, since) VALUES (?1, ?2, ?3, ?4)",
     )?;
-    let row = params![user.as_bytes(), other.as_bytes(), number(friendship), bits(now.0)];
+    let row = params![user.as_bytes(), other.as_bytes(), number::<i64>(friendship), bits(now.0)];
     statement.execute(row)?;
     Ok(())
 }

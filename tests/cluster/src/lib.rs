@@ -13,6 +13,7 @@
 
 pub mod balancer;
 pub mod check;
+pub mod clock;
 pub mod device;
 pub mod log;
 pub mod node;

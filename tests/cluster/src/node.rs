@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use servers::port::Port;
 use servers::process::Process;
 
+use crate::clock::Clock;
+
 /// Two processors may be busy with other tests.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,6 +33,7 @@ pub struct ChatNode {
     client: Port,
     admin: Port,
     process: Mutex<Process>,
+    clock: Clock,
 }
 
 /// The program: beside this one, or beside the directory of tests. `cargo test --workspace` builds both.
@@ -43,15 +46,15 @@ fn program() -> PathBuf {
 
 impl ChatNode {
     /// Starts a node; does not wait.
-    pub fn start(name: &str, flags: &[String], log: &Path) -> ChatNode {
+    pub fn start(name: &str, flags: &[String], clock: Clock, log: &Path) -> ChatNode {
         let (client, admin) = (Port::reserve(), Port::reserve());
         let mut arguments: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         arguments.push(format!("--listen={}", client.address()));
         arguments.push(format!("--admin-listen={}", admin.address()));
         arguments.push(format!("--node-name={name}"));
         arguments.extend(flags.iter().cloned());
-        let process = Process::start(&program(), &arguments, &[], log);
-        ChatNode { name: name.to_owned(), client, admin, process: Mutex::new(process) }
+        let process = Process::start(&program(), &arguments, &clock.environment(), log);
+        ChatNode { name: name.to_owned(), client, admin, process: Mutex::new(process), clock }
     }
 
     fn process(&self) -> MutexGuard<'_, Process> {
@@ -61,6 +64,11 @@ impl ChatNode {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.client.address().parse().expect("an address")
+    }
+
+    /// Sets its wall clock ahead, or behind if negative.
+    pub fn set_clock(&self, offset_ms: i64) {
+        self.clock.set(offset_ms);
     }
 
     /// SIGKILL.
@@ -125,6 +133,20 @@ impl ChatNode {
         let metrics = self.metrics();
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         line.trim().parse().ok()
+    }
+
+    /// Waits until it runs, and says that it should get no traffic. Blocks.
+    pub fn wait_until_not_ready(&self) {
+        let (name, admin) = (&self.name, self.admin.address());
+        let began = Instant::now();
+        loop {
+            let answer = get(&admin, "/ready").unwrap_or_default();
+            if answer.contains(" 503 ") {
+                return;
+            }
+            assert!(began.elapsed() < START_TIMEOUT, "{name} is still ready\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Resident memory, if it runs.

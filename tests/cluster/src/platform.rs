@@ -6,6 +6,7 @@ use servers::cassandra::{Cassandra, CassandraOptions, DATACENTER};
 use servers::nats::{Nats, NatsOptions};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::node::ChatNode;
 
 /// How large a platform is.
@@ -46,7 +47,8 @@ impl Platform {
         let flags = flags(&nats, &cassandra, directory.path().join("keys.json"));
         let node = |number: usize| {
             let log = directory.path().join(format!("node-{number}.log"));
-            ChatNode::start(&format!("node-{number}"), &flags, &log)
+            let clock = Clock::new(directory.path(), number);
+            ChatNode::start(&format!("node-{number}"), &flags, clock, &log)
         };
         let nodes: Vec<ChatNode> = (0..options.nodes).map(node).collect();
         nodes.iter().for_each(ChatNode::wait_until_ready);

@@ -9,6 +9,7 @@ mod commit;
 mod duplicates;
 mod facts;
 mod opening;
+mod outages;
 mod publish;
 mod replay;
 mod slots;
@@ -40,12 +41,17 @@ use crate::partition::{Lease, Leases, Ownership};
 use batch::Batch;
 use duplicates::Duplicates;
 use facts::Fetched;
+pub use outages::Outages;
 use publish::RoomBatches;
 use slots::Slots;
 use writing::Writing;
 
 /// How often an owner looks after what has no event of its own: ticks, answers that wait for the store, eviction.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// When a new owner's epoch and reservation go into the store's checkpoint if nothing was written: not at once, because
+/// partitions are opened in great numbers, and senders wait for that.
+const CHECKPOINT_ROUND: u64 = 3;
 
 /// How long a graceful end waits for the store before it closes the log all the same: what is unwritten is replayed.
 const CLOSING_WRITE_MAX: Duration = Duration::from_secs(5);
@@ -70,8 +76,20 @@ pub struct Shared {
     pub log_retention: Duration,
     /// Bytes of committed entries that wait for the store, over all owners of the node.
     pub unwritten_bytes: AtomicUsize,
+    /// Of the store.
+    pub outages: Outages,
     /// Figures.
     pub metrics: Metrics,
+}
+
+impl Shared {
+    /// A write failed, and is tried again.
+    fn store_failed(&self, error: &chat_store::Error) {
+        self.metrics.write_retries.inc();
+        if matches!(error, chat_store::Error::Away(_)) {
+            self.outages.failed();
+        }
+    }
 }
 
 /// A command with the way back.
@@ -190,8 +208,10 @@ pub struct Owner {
     committed: MessageId,
     duplicates: Duplicates,
     writing: Writing,
-    /// The end of the log that the owner before has left is being written again.
-    replaying: Option<BoxFuture<'static, ()>>,
+    /// What the store may have lost, or may lose soon, is being written again. Tells the failures of the store before that.
+    replaying: Option<BoxFuture<'static, u64>>,
+    /// Failures of the store that were followed by a replay.
+    failures_seen: u64,
     rooms: RoomBatches,
     housekeeping_rounds: u64,
 }
@@ -205,18 +225,17 @@ impl Owner {
         patience: Duration,
         stop: &CancellationToken,
     ) -> Option<(Owner, Handle)> {
+        let failures_seen = shared.outages.failures();
         let opening = opening::open(&shared, partition, patience);
         let opened = stop.run_until_cancelled(opening).await??;
         let (sender, commands) = mpsc::channel(PARTITION_QUEUE_MAX);
         let ownership = Arc::new(Mutex::new(opened.ownership));
         let handle = Handle { commands: sender, ownership: ownership.clone() };
         let elapsed = shared.clock.elapsed();
-        let owner = Owner {
+        let mut owner = Owner {
             writing: Writing::new(opened.sequence, opened.durable_to, elapsed),
-            replaying: opened.durable_to.map(|after| -> BoxFuture<'static, ()> {
-                let shared = shared.clone();
-                Box::pin(opening::replay_again(shared, partition, after, opened.sequence))
-            }),
+            replaying: None,
+            failures_seen,
             duplicates: Duplicates::new(shared.clock.now(), elapsed, opened.unused),
             rooms: RoomBatches::new(shared.room_window),
             shared,
@@ -232,6 +251,9 @@ impl Owner {
             committed: MessageId::ZERO,
             housekeeping_rounds: 0,
         };
+        if opened.is_replay_due {
+            owner.replay(opening::again_after(partition));
+        }
         Some((owner, handle))
     }
 
@@ -257,15 +279,16 @@ impl Owner {
                 }
                 Some(fetched) = self.fetching.next(), if !self.fetching.is_empty() => self.fetched(fetched),
                 written = self.writing.done(), if self.writing.is_under_way() => self.written(written),
-                () = wait(&mut self.replaying), if self.replaying.is_some() => {
+                failures = wait(&mut self.replaying), if self.replaying.is_some() => {
                     self.replaying = None;
-                    self.writing.replayed();
+                    self.failures_seen = failures;
+                    self.writing.replayed(self.shared.clock.elapsed());
                 }
-                () = tokio::time::sleep_until(room_flush.unwrap_or_else(Instant::now)), if room_flush.is_some() => {
+                () = until(room_flush) => {
                     self.rooms.flush(&*self.shared.bus);
                 }
-                () = tokio::time::sleep_until(gathers_until.unwrap_or_else(Instant::now)), if gathers_until.is_some() => {}
-                () = tokio::time::sleep_until(write_due.unwrap_or_else(Instant::now)), if write_due.is_some() => {}
+                () = until(gathers_until) => {}
+                () = until(write_due) => {}
                 count = self.commands.recv_many(&mut received, 256), if receiving => {
                     if count == 0 {
                         // The router has dropped its handle: the node is ending.
@@ -307,8 +330,30 @@ impl Owner {
         self.append = Some(Box::pin(async move { settle(&*broker, partition, &append).await }));
     }
 
+    /// Writes again what is behind the checkpoint, after a while and beside everything else.
+    fn replay(&mut self, delay: Duration) {
+        let after = self.writing.begin_replay(self.shared.clock.elapsed());
+        let up_to = self.locked().sequence();
+        let (shared, partition) = (self.shared.clone(), self.partition);
+        self.replaying =
+            Some(Box::pin(opening::replay_again(shared, partition, after, up_to, delay)));
+    }
+
+    /// A store that was away may have come back without what it took last.
+    fn notice_outage(&mut self) {
+        let trails = !self.shared.store.durability_lag().is_zero();
+        let has_failed = self.shared.outages.failures() != self.failures_seen;
+        if trails && has_failed && self.replaying.is_none() {
+            self.replay(Duration::ZERO);
+        }
+    }
+
     async fn look_after(&mut self) {
+        self.notice_outage();
         self.housekeeping_rounds += 1;
+        if self.housekeeping_rounds == CHECKPOINT_ROUND {
+            self.writing.write_checkpoint();
+        }
         let elapsed = self.shared.clock.elapsed();
         self.writing.answer_overdue(elapsed);
         let overdue = self.slots.release_overdue(elapsed);
@@ -375,6 +420,14 @@ impl Owner {
 async fn wait<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
         Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a time; without one, for ever.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
 }

@@ -39,8 +39,10 @@ const PAGE_BYTES: usize = 4 * RECORD_BYTES_MAX;
 pub(super) struct Opened {
     pub(super) ownership: Ownership,
     pub(super) sequence: Sequence,
-    /// Behind this, the store has everything but may lose it if it fails soon: it is to be written again.
+    /// Behind this, the store has everything but may lose it if it fails soon.
     pub(super) durable_to: Option<Sequence>,
+    /// What is behind it was not written by this owner, which cannot tell whether the store has failed since.
+    pub(super) is_replay_due: bool,
     /// Nobody has owned it before.
     pub(super) unused: bool,
 }
@@ -82,10 +84,7 @@ enum Attempt {
 }
 
 async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attempt> {
-    let last = async { anyhow::Ok(shared.broker.last(partition).await?) };
-    let checkpoint = async { anyhow::Ok(shared.store.checkpoint(partition).await?) };
-    let (last, checkpoint) = tokio::try_join!(last, checkpoint)?;
-    let last = match last {
+    let last = match shared.broker.last(partition).await? {
         Some(stored) => Some((stored.sequence, Record::from_bytes(&stored.payload)?)),
         None => None,
     };
@@ -96,6 +95,7 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
     let Some(is_closed) = is_closed.filter(|_| shared.leases.is_held()) else {
         return Ok(Attempt::Held);
     };
+    let checkpoint = shared.store.checkpoint(partition).await?;
     let tip = match &last {
         Some((sequence, record)) => Tip::of_record(*sequence, record),
         None => Tip::of_empty(&checkpoint),
@@ -111,13 +111,11 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
     }
     let sequence = ownership.sequence();
     let written_to = Sequence(checkpoint.sequence);
-    let mut durable_to = None;
-    if tip.is_written() {
-        // Nobody has to wait for what only a crash of the store could undo.
-        durable_to = Some(written_to).filter(|_| !shared.store.durability_lag().is_zero());
-    } else {
+    let durable_to = Some(written_to).filter(|_| !shared.store.durability_lag().is_zero());
+    // Nobody has to wait for what only a crash of the store could undo.
+    if !tip.is_written() {
         // From here on the partition is this owner's: a store that is away delays it, and is no reason to open once more.
-        let row = |sequence| Some(ownership.checkpoint(sequence));
+        let row = |sequence| Some(ownership.checkpoint(durable_to.unwrap_or(sequence)));
         while let Err(error) = replay(shared, partition, written_to, sequence, row).await {
             tracing::warn!(%partition, %error, "cannot bring the store up to the log yet, trying on");
             tokio::time::sleep(REPLAY_PAUSE).await;
@@ -128,7 +126,9 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
         shared.metrics.take_overs.inc();
     }
     let unused = tip.is_unused();
-    Ok(Attempt::Opened(Box::new(Opened { ownership, sequence, durable_to, unused })))
+    let is_replay_due = tip.is_written() && durable_to.is_some();
+    let opened = Opened { ownership, sequence, durable_to, is_replay_due, unused };
+    Ok(Attempt::Opened(Box::new(opened)))
 }
 
 /// Whether the owner that wrote a partition's last record has closed it. `None`: it has not, and it may go on.
@@ -142,17 +142,37 @@ fn is_closed(shared: &Shared, record: &Record) -> Option<bool> {
     (lease == shared.lease || shared.leases.has_ended(lease)).then_some(false)
 }
 
-/// Writes everything in (`after`, `up_to`] once more, as long after the opening as suits: nobody waits for it.
+/// How long after a hand-over the end of the log is written again. Partitions that were opened together do not all do this
+/// together.
+pub(super) fn again_after(partition: Partition) -> Duration {
+    AGAIN_AFTER + AGAIN_SPREAD * u32::from(partition.0)
+}
+
+/// Writes everything in (`after`, `up_to`] once more, beside what the owner writes. Returns once that was done while the
+/// store did not fail, and how often it had failed before.
 pub(super) async fn replay_again(
     shared: Arc<Shared>,
     partition: Partition,
     after: Sequence,
     up_to: Sequence,
-) {
-    // Partitions that were opened together do not all do this together.
-    tokio::time::sleep(AGAIN_AFTER + AGAIN_SPREAD * u32::from(partition.0)).await;
-    while let Err(error) = replay(&shared, partition, after, up_to, |_| None).await {
-        tracing::debug!(%partition, %error, "cannot write the end of the log again yet, trying on");
+    delay: Duration,
+) -> u64 {
+    tokio::time::sleep(delay).await;
+    loop {
+        let failures = shared.outages.failures();
+        let replayed = async {
+            // The log is not read for nothing as long as the store is away.
+            shared.store.checkpoint(partition).await?;
+            replay(&shared, partition, after, up_to, |_| None).await
+        };
+        match replayed.await {
+            Ok(()) if shared.outages.failures() == failures => return failures,
+            // What was written before the failure may be lost again.
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(%partition, %error, "cannot write the end of the log again yet, trying on");
+            }
+        }
         tokio::time::sleep(REPLAY_PAUSE).await;
     }
 }
@@ -168,6 +188,10 @@ async fn replay(
     let mut replay = Replay::default();
     while after < up_to {
         let mut page = shared.broker.read_log(partition, after, PAGE_BYTES).await?;
+        if page.first().is_some_and(|stored| stored.sequence > up_to) {
+            // Purged meanwhile: it has been in the store for long.
+            break;
+        }
         page.retain(|stored| stored.sequence <= up_to);
         let Some(last) = page.last().map(|stored| stored.sequence) else {
             // A stale read: the last record is there, so there is more.

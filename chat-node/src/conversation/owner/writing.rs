@@ -93,7 +93,7 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// `durable_to`: what is behind it may still be lost in a crash of the store, and is written again.
+    /// `durable_to`: what is behind it may still be lost in a crash of the store.
     pub(super) fn new(
         opened_at: Sequence,
         durable_to: Option<Sequence>,
@@ -107,9 +107,8 @@ impl Writing {
             spilled: false,
             checkpoint: opened_at,
             trail: durable_to.map(|sequence| (elapsed, sequence)).into_iter().collect(),
-            is_replaying: durable_to.is_some(),
-            // The opening has extended the reservation.
-            ticked: true,
+            is_replaying: false,
+            ticked: false,
             marks: BTreeMap::new(),
             answers: VecDeque::new(),
         }
@@ -138,9 +137,27 @@ impl Writing {
         true
     }
 
-    /// Everything behind the first checkpoint of the trail was written again.
-    pub(super) fn replayed(&mut self) {
+    /// What is behind the first checkpoint of the trail is to be written again. Returns that checkpoint, which stays.
+    pub(super) fn begin_replay(&mut self, elapsed: Duration) -> Sequence {
+        self.is_replaying = true;
+        if self.trail.is_empty() {
+            self.trail.push_back((elapsed, self.checkpoint));
+        }
+        self.trail[0].1
+    }
+
+    /// It was written again, and may still be lost for a while.
+    pub(super) fn replayed(&mut self, elapsed: Duration) {
         self.is_replaying = false;
+        self.trail.truncate(1);
+        if let Some(first) = self.trail.front_mut() {
+            first.0 = elapsed;
+        }
+    }
+
+    /// The next write brings the reservation into the checkpoint, even if nothing else is written.
+    pub(super) fn write_checkpoint(&mut self) {
+        self.ticked = true;
     }
 
     /// A tick was accepted.
@@ -296,8 +313,12 @@ impl Owner {
         } else if std::mem::take(&mut self.writing.ticked) {
             let row = self.checkpoint_row(self.writing.checkpoint);
             self.writing.under_way = Some(Box::pin(async move {
-                if let Err(error) = shared.store.put_checkpoints(vec![(partition, row)]).await {
-                    tracing::debug!(%partition, %error, "checkpoint not written; the next tick writes it");
+                match shared.store.put_checkpoints(vec![(partition, row)]).await {
+                    Ok(()) => shared.outages.succeeded(),
+                    Err(error) => {
+                        shared.store_failed(&error);
+                        tracing::debug!(%partition, %error, "checkpoint not written; the next tick writes it");
+                    }
                 }
                 Written::default()
             }));
@@ -442,10 +463,10 @@ pub(super) async fn write(
     loop {
         let writes = pack(entries.iter().map(|(_, rows)| rows.clone()).collect());
         match shared.store.apply(partition, writes, checkpoint).await {
-            Ok(()) => return,
+            Ok(()) => return shared.outages.succeeded(),
             Err(chat_store::Error::Refused(_)) => break,
-            Err(chat_store::Error::Unavailable(error)) => {
-                shared.metrics.write_retries.inc();
+            Err(error) => {
+                shared.store_failed(&error);
                 tracing::debug!(%partition, %error, "the store does not take a write, trying on");
             }
         }
@@ -476,9 +497,7 @@ async fn write_alone(shared: &Shared, partition: Partition, entry: &Entry, rows:
                     break reason;
                 }
             }
-            Err(chat_store::Error::Unavailable(_)) => {
-                shared.metrics.write_retries.inc();
-            }
+            Err(error) => shared.store_failed(&error),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -495,7 +514,7 @@ where
 {
     let mut pause = FIRST_PAUSE;
     while let Err(error) = call().await {
-        shared.metrics.write_retries.inc();
+        shared.store_failed(&error);
         tracing::debug!(%error, "the store does not take a write, trying on");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -10,7 +10,7 @@ use chat_broker::faulty::{Faults, FaultyBroker};
 use chat_broker::{Broker, Bus, Receiver, Subject};
 use chat_node::clock::Clock;
 use chat_node::conversation::metrics::Metrics;
-use chat_node::conversation::owner::Shared;
+use chat_node::conversation::owner::{Outages, Shared};
 use chat_node::conversation::owners::{Companion, Owners};
 use chat_node::conversation::router::Router;
 use chat_node::partition::{Alone, Lease};
@@ -84,6 +84,7 @@ impl Node {
             room_window: Duration::from_millis(20),
             log_retention: Duration::from_secs(3_600),
             unwritten_bytes: AtomicUsize::new(0),
+            outages: Outages::default(),
             metrics: Metrics::default(),
         });
         let watermarks = Arc::new(Watermarks::new(id));

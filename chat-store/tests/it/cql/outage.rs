@@ -28,7 +28,9 @@ pub(super) async fn until_done(store: &dyn Store, write: &Write) -> u32 {
     loop {
         match store.apply(Partition(0), vec![write.clone()], None).await {
             Ok(()) => return failures,
-            Err(error) => assert!(matches!(error, Error::Unavailable(_)), "{error}"),
+            Err(error) => {
+                assert!(matches!(error, Error::Unavailable(_) | Error::Away(_)), "{error}")
+            }
         }
         failures += 1;
         assert!(Instant::now() < end, "the store does not come back");
@@ -65,12 +67,12 @@ async fn a_store_that_was_away_or_hung_is_found_again_without_help() {
     let mut again = Vec::new();
     for call in calls {
         let (outcome, write) = call.await.unwrap();
-        assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(Error::Unavailable(_) | Error::Away(_))), "{outcome:?}");
         again.push(write);
     }
     assert!(began.elapsed() < Duration::from_secs(15), "they waited {:?}", began.elapsed());
     let read = store.history_before(id, MessageId(u64::MAX), 10).await;
-    assert!(matches!(read, Err(Error::Unavailable(_))), "{read:?}");
+    assert!(matches!(read, Err(Error::Unavailable(_) | Error::Away(_))), "{read:?}");
     server.resume(0);
     for write in &again {
         until_done(&*store, write).await;
@@ -81,9 +83,9 @@ async fn a_store_that_was_away_or_hung_is_found_again_without_help() {
     let write = next(42);
     let checkpoint = Some(Checkpoint { sequence: 9, epoch: 1, ..Checkpoint::default() });
     let outcome = store.apply(Partition(0), vec![write.clone()], checkpoint).await;
-    assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(Error::Unavailable(_) | Error::Away(_))), "{outcome:?}");
     let read = store.conversation(id).await;
-    assert!(matches!(read, Err(Error::Unavailable(_))), "{read:?}");
+    assert!(matches!(read, Err(Error::Unavailable(_) | Error::Away(_))), "{read:?}");
     server.restart(0);
     let checkpoint = tokio::spawn({
         let store = Arc::clone(&store);

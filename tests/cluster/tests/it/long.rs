@@ -146,3 +146,96 @@ async fn everything_is_restarted_one_after_the_other_under_load() {
     run.until_more(100, PATIENCE).await;
     run.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn one_server_of_nats_after_the_other_hangs() {
+    let run = Run::start("nats_hangs", with_three_nats()).await;
+    for server in 0..3 {
+        run.until_more(100, PATIENCE).await;
+        run.fault(&format!("stop NATS server {server}"), move |platform| {
+            platform.nats.stop(server);
+        })
+        .await;
+        run.wait(BEYOND_THE_LEASE).await;
+        run.until_more(100, PATIENCE).await;
+        run.fault(&format!("resume NATS server {server}"), move |platform| {
+            platform.nats.resume(server);
+            platform.nats.wait_until_healthy();
+        })
+        .await;
+    }
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn a_store_that_stutters_holds_up_no_message() {
+    let mut run = Run::start("store_stutters", RunOptions::default()).await;
+    run.until_more(100, PATIENCE).await;
+    for _ in 0..15 {
+        run.fault("stop the store", |platform| platform.cassandra.stop(0)).await;
+        let (before, _) = run.progress();
+        run.wait(2).await;
+        let (after, _) = run.progress();
+        assert!(after > before, "nothing is acknowledged while the store hangs");
+        run.fault("resume the store", |platform| platform.cassandra.resume(0)).await;
+        let pause_ms = run.random.random_range(200..1_500);
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    }
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn an_owner_dies_while_the_store_is_down() {
+    let mut run = Run::start("store_down_kill_owner", RunOptions::default()).await;
+    run.until_more(200, PATIENCE).await;
+    run.fault("kill the store", |platform| platform.cassandra.kill(0)).await;
+    run.wait(10).await;
+    let victim = run.random.random_range(0..3);
+    run.fault(&format!("kill {victim}"), move |platform| platform.nodes[victim].kill()).await;
+    run.wait(10).await;
+    run.fault("restart the store and the node", move |platform| {
+        platform.cassandra.restart(0);
+        platform.cassandra.wait_until_up(0);
+        platform.nodes[victim].restart();
+        platform.nodes[victim].wait_until_ready();
+    })
+    .await;
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn clocks_are_set_ahead_and_back() {
+    let mut run = Run::start("clocks", RunOptions::default()).await;
+    // Those beyond two seconds cost a node its partitions.
+    for offset_ms in [1_500, -1_500, 20_000, 0, -20_000, 0] {
+        run.until_more(100, PATIENCE).await;
+        let node = run.random.random_range(0..3);
+        let what = format!("set the clock of {node} to {offset_ms} ms from the right time");
+        run.fault(&what, move |platform| {
+            platform.nodes[node].set_clock(offset_ms);
+            if i64::abs(offset_ms) > 2_000 {
+                platform.nodes[node].wait_until_not_ready();
+            }
+        })
+        .await;
+        run.wait(3).await;
+        // An owner with such a clock dies, and leaves its reservations.
+        run.fault(&format!("kill {node}"), move |platform| platform.nodes[node].kill()).await;
+        run.until_more(100, PATIENCE).await;
+        run.fault(&format!("restart {node}"), move |platform| platform.nodes[node].restart()).await;
+    }
+    run.fault("set all clocks right", |platform| {
+        platform.nodes.iter().for_each(|node| node.set_clock(0));
+        wait_until_ready(platform);
+    })
+    .await;
+    run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
