@@ -23,7 +23,7 @@ fn number(friendship: Friendship) -> i16 {
     }
 }
 
-fn from_number(number: i64) -> Result<Friendship, Failure> {
+pub(super) fn from_number(number: i64) -> Result<Friendship, Failure> {
     match number {
         0 => Ok(Friendship::None),
         1 => Ok(Friendship::Requested),

@@ -17,7 +17,7 @@ fn number(friendship: Friendship) -> i64 {
     }
 }
 
-fn from_number(number: i64) -> Result<Friendship, Failure> {
+pub(super) fn from_number(number: i64) -> Result<Friendship, Failure> {
     match number {
         1 => Ok(Friendship::Requested),
         2 => Ok(Friendship::Received),

@@ -23,6 +23,7 @@ mod presence;
 mod readers;
 mod schema;
 mod service;
+mod tables;
 mod writer;
 
 use std::path::Path;
