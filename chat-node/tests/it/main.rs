@@ -15,6 +15,7 @@ mod cluster;
 mod doctor;
 mod durability;
 mod full_disk;
+mod migrate;
 mod presence;
 mod process;
 mod program;

@@ -63,14 +63,18 @@ pub async fn what_contradicts_is_refused_and_what_differs_is_noticed(store: &dyn
     store.scan(Table::Devices, vec![9, 9, 9], 10).await.unwrap_err();
 }
 
-/// What the checks look at.
-struct World {
-    conversations: Vec<ConversationId>,
-    accounts: Vec<Account>,
-    sent: Vec<MessageRow>,
+/// What [`fill`] has written.
+pub struct World {
+    /// A group, a direct conversation and a room.
+    pub conversations: Vec<ConversationId>,
+    /// Some people.
+    pub accounts: Vec<Account>,
+    /// Messages as they were sent.
+    pub sent: Vec<MessageRow>,
 }
 
-async fn fill(store: &dyn Tables, random: &mut StdRng) -> World {
+/// Writes something into every table.
+pub async fn fill(store: &dyn Tables, random: &mut StdRng) -> World {
     let accounts: Vec<Account> = (0..6).map(|_| account("who")).collect();
     let users: Vec<UserId> = accounts.iter().map(|account| account.profile.user_id).collect();
     for (index, account) in accounts.iter().enumerate() {
@@ -217,7 +221,8 @@ async fn copy(source: &dyn Tables, target: &dyn Tables, table: Table, rows_max: 
     }
 }
 
-async fn digest(store: &dyn Tables, table: Table, rows_max: usize) -> Digest {
+/// All rows of a table, read in pages of this size.
+pub async fn digest(store: &dyn Tables, table: Table, rows_max: usize) -> Digest {
     let mut digest = Digest::default();
     let mut from = Vec::new();
     loop {
@@ -230,7 +235,8 @@ async fn digest(store: &dyn Tables, table: Table, rows_max: usize) -> Digest {
     }
 }
 
-async fn shows_the_same(source: &dyn Tables, target: &dyn Tables, world: &World) {
+/// Compares what the two show of this world.
+pub async fn shows_the_same(source: &dyn Tables, target: &dyn Tables, world: &World) {
     for id in world.conversations.iter().copied() {
         let end = MessageId(u64::MAX);
         let (one, other) =

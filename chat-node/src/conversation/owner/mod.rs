@@ -41,6 +41,7 @@ use batch::Batch;
 use duplicates::Duplicates;
 use facts::Fetched;
 use publish::RoomBatches;
+pub(crate) use replay::Replay;
 use slots::Slots;
 use writing::Writing;
 
