@@ -32,7 +32,7 @@ impl Migration<'_> {
         for table in Table::ALL.into_iter().skip_while(|one| *one != table) {
             let mut next = Some(std::mem::take(&mut from));
             while let Some(position) = next {
-                let mut page = self.source.store.scan(table, position, ROWS_MAX).await?;
+                let mut page = self.source.store.scan(table, position, self.rows_max).await?;
                 let now = self.clock.now();
                 page.rows.retain(|row| !row.is_over(now));
                 let count = page.rows.len();

@@ -62,7 +62,8 @@ pub async fn migrate(config: &Config, options: &Options, say: Say<'_>) -> anyhow
     let keys = source.keys(config.token.key_file.as_deref(), options.copy_keys)?;
     let lag = if options.store_syncs { Duration::ZERO } else { target.store.durability_lag() };
     let clock = Clock::system();
-    let migration = Migration { source: &source, target: &target, clock, lag, say };
+    let (source, target, rows_max) = (&source, &target, copy::ROWS_MAX);
+    let migration = Migration { source, target, clock, lag, rows_max, say };
     let (is_old, tables) = migration.run(progress).await?;
     Ok(Outcome { is_old, tables, keys })
 }
@@ -74,6 +75,8 @@ struct Migration<'a> {
     clock: Clock,
     /// How long the target may still lose what it acknowledged.
     lag: Duration,
+    /// Rows read and written at a time.
+    rows_max: usize,
     say: Say<'a>,
 }
 

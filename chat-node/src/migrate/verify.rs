@@ -6,7 +6,6 @@ use chat_store::table::Digest;
 use chat_store::{Table, Tables};
 
 use super::Migration;
-use super::copy::ROWS_MAX;
 use super::progress::{Progress, Stage};
 
 /// A table of both sides.
@@ -58,8 +57,8 @@ impl Migration<'_> {
         let mut tables = Vec::new();
         for table in Table::ALL {
             let (source, target) = tokio::try_join!(
-                digest(&*self.source.store, table, now),
-                digest(&*self.target.store, table, now)
+                self.digest(&*self.source.store, table, now),
+                self.digest(&*self.target.store, table, now)
             )?;
             let compared = Compared { table, source, target };
             (self.say)(&compared.to_string());
@@ -79,15 +78,20 @@ impl Migration<'_> {
             different.join("; ")
         )
     }
-}
 
-async fn digest(store: &dyn Tables, table: Table, now: Millis) -> anyhow::Result<Digest> {
-    let mut digest = Digest::default();
-    let mut next = Some(vec![]);
-    while let Some(from) = next {
-        let page = store.scan(table, from, ROWS_MAX).await?;
-        page.rows.iter().filter(|row| !row.is_over(now)).for_each(|row| digest.add(row));
-        next = page.next;
+    async fn digest(
+        &self,
+        store: &dyn Tables,
+        table: Table,
+        now: Millis,
+    ) -> anyhow::Result<Digest> {
+        let mut digest = Digest::default();
+        let mut next = Some(vec![]);
+        while let Some(from) = next {
+            let page = store.scan(table, from, self.rows_max).await?;
+            page.rows.iter().filter(|row| !row.is_over(now)).for_each(|row| digest.add(row));
+            next = page.next;
+        }
+        Ok(digest)
     }
-    Ok(digest)
 }
