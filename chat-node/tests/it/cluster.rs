@@ -19,9 +19,9 @@ use crate::process::NodeProcess;
 
 /// Servers that tests share, and names of one test's own on them.
 pub(crate) struct Platform {
-    nats: Arc<Nats>,
-    cassandra: Arc<Cassandra>,
-    name: String,
+    pub(crate) nats: Arc<Nats>,
+    pub(crate) cassandra: Arc<Cassandra>,
+    pub(crate) name: String,
     directory: tempfile::TempDir,
 }
 
@@ -30,6 +30,11 @@ impl Platform {
     pub(crate) async fn new() -> Platform {
         let start = tokio::task::spawn_blocking(|| (Nats::shared(), Cassandra::shared()));
         let (nats, cassandra) = start.await.unwrap();
+        Platform::on(nats, cassandra)
+    }
+
+    /// The same on servers of a test's own.
+    pub(crate) fn on(nats: Arc<Nats>, cassandra: Arc<Cassandra>) -> Platform {
         let name = format!("test_{:016x}", rand::random::<u64>());
         Platform { nats, cassandra, name, directory: tempfile::tempdir().unwrap() }
     }

@@ -16,6 +16,7 @@ mod doctor;
 mod durability;
 mod full_disk;
 mod migrate;
+mod platform_restore;
 mod presence;
 mod process;
 mod program;

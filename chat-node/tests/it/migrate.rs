@@ -36,16 +36,19 @@ async fn get(node: &NodeProcess, path: &str, who: &Person) -> Value {
 }
 
 /// People and what they have done on the old node.
-struct World {
+pub(crate) struct World {
     people: Vec<Person>,
+    /// A direct conversation, two groups and a room.
     groups: Vec<ConversationId>,
+    /// Who talks in each of them.
+    members: [Vec<usize>; 4],
     /// Acknowledged messages, each with its sender, place, id and number.
     sent: Vec<(usize, ConversationId, NewMessage, MessageId, u64)>,
     cursors: Vec<String>,
 }
 
 impl World {
-    async fn new(node: &NodeProcess, messages: usize, random: &mut StdRng) -> World {
+    pub(crate) async fn new(node: &NodeProcess, messages: usize, random: &mut StdRng) -> World {
         let mut people = Vec::new();
         for name in ["ann", "ben", "cem", "dee", "eva"] {
             people.push(Person::new(node, name).await);
@@ -66,18 +69,19 @@ impl World {
             cem.group(node, &[ann, ben, dee]).await,
             room,
         ];
-        let mut world = World { people, groups, sent: Vec::new(), cursors };
+        let mut world = World {
+            people,
+            groups,
+            members: [vec![0, 1], vec![0, 1, 2], vec![0, 1, 2, 3], vec![3]],
+            sent: Vec::new(),
+            cursors,
+        };
         world.befriend(node).await;
         for _ in 0..messages {
             world.act(node, random).await;
         }
         world.leave_and_come_back(node).await;
         world
-    }
-
-    fn members(&self, index: usize) -> &'static [usize] {
-        // Of the direct conversation, the two groups, and the room's owner.
-        [&[0, 1][..], &[0, 1, 2], &[0, 1, 2, 3], &[3]][index]
     }
 
     async fn befriend(&self, node: &NodeProcess) {
@@ -95,10 +99,10 @@ impl World {
         call(node, "PATCH", "/v1/me", ann, profile).await;
     }
 
-    async fn act(&mut self, node: &NodeProcess, random: &mut StdRng) {
+    pub(crate) async fn act(&mut self, node: &NodeProcess, random: &mut StdRng) {
         let index = random.random_range(0..self.groups.len());
         let group = self.groups[index];
-        let members = self.members(index);
+        let members = &self.members[index];
         let who = members[random.random_range(0..members.len())];
         let person = &self.people[who];
         let message = text(&format!("message {}", self.sent.len()));
@@ -132,7 +136,7 @@ impl World {
         }
     }
 
-    async fn leave_and_come_back(&self, node: &NodeProcess) {
+    async fn leave_and_come_back(&mut self, node: &NodeProcess) {
         let (group, cem, ben) = (self.groups[1], &self.people[2], &self.people[1]);
         let path = format!("/v1/conversations/{group}/members/{}", cem.id());
         call(node, "DELETE", &path, cem, Value::Null).await;
@@ -141,10 +145,11 @@ impl World {
         api(node).invite(ann.token(), group, vec![cem.id()]).await.unwrap();
         let path = format!("/v1/conversations/{}/members/{}", self.groups[2], self.people[1].id());
         call(node, "DELETE", &path, &self.people[1], Value::Null).await;
+        self.members[2].retain(|member| *member != 1);
     }
 
     /// Everything that everyone sees.
-    async fn view(&self, node: &NodeProcess) -> Vec<Value> {
+    pub(crate) async fn view(&self, node: &NodeProcess) -> Vec<Value> {
         let mut all = Vec::new();
         for person in &self.people {
             let conversations = get(node, "/v1/conversations?limit=100", person).await;
@@ -174,7 +179,7 @@ impl World {
     }
 
     /// After the move: cursors, repeated sends, and what is sent now.
-    async fn go_on(&self, node: &NodeProcess) {
+    pub(crate) async fn go_on(&self, node: &NodeProcess) {
         let api = api(node);
         for (person, cursor) in self.people.iter().zip(&self.cursors) {
             let sync = api.sync(person.token(), Some(cursor), 0).await.unwrap();
@@ -184,8 +189,8 @@ impl World {
         }
         let highest = self.sent.iter().map(|sent| sent.3).max().unwrap();
         for (who, group, message, id, seq) in &self.sent {
-            if *who == 1 && *group == self.groups[2] {
-                // He has left.
+            let index = self.groups.iter().position(|id| id == group).unwrap();
+            if !self.members[index].contains(who) {
                 continue;
             }
             for retry in [true, false] {
@@ -195,7 +200,7 @@ impl World {
             }
         }
         for (index, group) in self.groups.iter().enumerate() {
-            let person = &self.people[self.members(index)[0]];
+            let person = &self.people[self.members[index][0]];
             let before = history(&api, person.token(), *group).await;
             let last = before.last().map_or(0, |message| message.seq);
             let sent = api.send(person.token(), *group, &text("on the platform")).await.unwrap();
@@ -203,6 +208,14 @@ impl World {
             assert!(sent.message_id > highest, "new ids are above all old ones");
         }
     }
+}
+
+/// Choices that `CHAT_TEST_SEED` repeats.
+pub(crate) fn seeded() -> StdRng {
+    let given = std::env::var("CHAT_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("CHAT_TEST_SEED={seed}");
+    StdRng::seed_from_u64(seed)
 }
 
 /// The command, with what every test tells it.
@@ -244,7 +257,7 @@ impl Command<'_> {
     }
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
 }
@@ -260,10 +273,7 @@ async fn refused_start(platform: &Platform) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_is_killed_again_and_again_loses_nothing() {
-    let given = std::env::var("CHAT_TEST_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(rand::random);
-    println!("CHAT_TEST_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = seeded();
     let platform = Platform::new().await;
     let mut old = NodeProcess::start(&[]).await;
     let mut world = World::new(&old, 150, &mut random).await;

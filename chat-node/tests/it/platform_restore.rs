@@ -1,0 +1,188 @@
+//! The store of a platform is restored from an older copy: what the log retains comes back into it.
+
+use std::collections::BTreeMap;
+use std::process::Output;
+use std::time::Duration;
+
+use chat_protocol::{Millis, Partition};
+use chat_store::cql::{CqlStore, Options};
+use chat_store::{Store, Table, Tables};
+use servers::cassandra::DATACENTER;
+
+use crate::cluster::Platform;
+use crate::migrate::{World, said, seeded};
+use crate::process::{NodeProcess, program};
+
+/// Rows of a page.
+const ROWS: usize = 500;
+
+async fn restore(flags: &[String]) -> Output {
+    let mut command = program();
+    command.arg("restore-platform").args(flags);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+async fn open(platform: &Platform, keyspace: &str) -> CqlStore {
+    let now = Millis(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64);
+    let options = Options {
+        replication: BTreeMap::from([(DATACENTER.to_owned(), 1)]),
+        ..Options::new(platform.cassandra.addresses(), keyspace, DATACENTER, now)
+    };
+    CqlStore::open(options).await.unwrap()
+}
+
+/// A copy of the store as it is now, in another keyspace.
+async fn copy(platform: &Platform, keyspace: &str) {
+    let (from, to) = (open(platform, &platform.name).await, open(platform, keyspace).await);
+    for partition in Partition::all() {
+        let checkpoint = from.checkpoint(partition).await.unwrap();
+        to.put_checkpoints(vec![(partition, checkpoint)]).await.unwrap();
+    }
+    for table in Table::ALL {
+        let mut next = Some(vec![]);
+        while let Some(position) = next {
+            let page = from.scan(table, position, ROWS).await.unwrap();
+            to.import(page.rows).await.unwrap();
+            next = page.next;
+        }
+    }
+}
+
+fn node(platform: &Platform, flags: &[String]) -> NodeProcess {
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    NodeProcess::stopped(&platform.keys().with_file_name("unused"), &flags)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_after_the_copy_is_there_once_and_every_cursor_is_reset() {
+    let mut random = seeded();
+    let platform = Platform::new().await;
+    let copied = format!("{}_copy", platform.name);
+    let flags = platform.flags();
+    let restored: Vec<String> = flags
+        .iter()
+        .map(|flag| flag.replace(&format!("/{}", platform.name), &format!("/{copied}")))
+        .collect();
+
+    let mut first = node(&platform, &flags);
+    first.restart().await;
+    let mut world = World::new(&first, 60, &mut random).await;
+    first.kill();
+    copy(&platform, &copied).await;
+
+    first.restart().await;
+    for _ in 0..80 {
+        world.act(&first, &mut random).await;
+    }
+    // Lists of conversations show what is in the store, a moment after what was sent.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = world.view(&first).await;
+    let refused = restore(&restored).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("is running. Stop all nodes first"), "{}", said(&refused));
+    first.kill();
+
+    let mut second = node(&platform, &restored);
+    let mismatch = second_start(&restored).await;
+    assert!(mismatch.contains("do not belong together"), "{mismatch}");
+    let empty: Vec<String> = restored
+        .iter()
+        .map(|flag| flag.replace(&copied, &format!("{}_empty", platform.name)))
+        .collect();
+    let refused = restore(&empty).await;
+    assert!(said(&refused).contains("holds nothing that nodes have written"), "{}", said(&refused));
+
+    let done = restore(&restored).await;
+    assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+    println!("{}", said(&done));
+    assert!(said(&done).contains("replay the log of 320 partitions"), "{}", said(&done));
+    second.restart().await;
+    assert_eq!(world.view(&second).await, before);
+    world.go_on(&second).await;
+    second.stop().await;
+}
+
+async fn second_start(flags: &[String]) -> String {
+    let mut command = program();
+    command.args(flags).args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    said(&output)
+}
+
+mod long {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use servers::cassandra::{Cassandra, CassandraOptions};
+    use servers::nats::{Nats, NatsOptions};
+
+    use super::*;
+
+    const FOLDERS: [&str; 4] = ["data", "commitlog", "hints", "saved_caches"];
+
+    fn copy_folders(from: &Path, to: &Path) {
+        for folder in FOLDERS {
+            let target = to.join(folder);
+            if target.exists() {
+                std::fs::remove_dir_all(&target).unwrap();
+            }
+            let copied =
+                std::process::Command::new("cp").arg("-a").arg(from.join(folder)).arg(to).status();
+            assert!(copied.unwrap().success(), "{folder}");
+        }
+    }
+
+    /// The whole procedure, with copies of the database's own files.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "long: starts a database of its own three times; `cargo xtask test --long` runs it"]
+    async fn a_database_that_is_put_back_gets_what_the_log_retains() {
+        let mut random = seeded();
+        let start = tokio::task::spawn_blocking(|| {
+            let nats = Nats::single(&NatsOptions::default());
+            (nats, Cassandra::single(&CassandraOptions::default()))
+        });
+        let (nats, cassandra) = start.await.unwrap();
+        let platform = Platform::on(Arc::new(nats), Arc::new(cassandra));
+        let database = platform.cassandra.clone();
+        let flags = platform.flags();
+        let backup = tempfile::tempdir().unwrap();
+        let up = |database: Arc<Cassandra>| {
+            tokio::task::spawn_blocking(move || {
+                database.restart(0);
+                database.wait_until_up(0);
+            })
+        };
+
+        let (mut one, mut two) = (node(&platform, &flags), node(&platform, &flags));
+        one.restart().await;
+        let mut world = World::new(&one, 100, &mut random).await;
+        one.stop().await;
+        database.kill(0);
+        copy_folders(&database.place(0), backup.path());
+        up(database.clone()).await.unwrap();
+
+        one.restart().await;
+        two.restart().await;
+        for number in 0..200 {
+            world.act([&one, &two][number % 2], &mut random).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = world.view(&one).await;
+        one.kill();
+        two.kill();
+        database.kill(0);
+        copy_folders(backup.path(), &database.place(0));
+        up(database.clone()).await.unwrap();
+
+        let done = restore(&flags).await;
+        assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+        println!("{}", said(&done));
+        one.restart().await;
+        two.restart().await;
+        assert_eq!(world.view(&two).await, before);
+        world.go_on(&one).await;
+        one.stop().await;
+        two.stop().await;
+    }
+}
