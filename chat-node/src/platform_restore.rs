@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use chat_broker::nats::NatsBroker;
-use chat_broker::{Broker, Change, Revision, Sequence};
+use chat_broker::{Broker, Change, Entry, Revision, Sequence, Watch};
 use chat_protocol::Partition;
 use chat_store::Store;
 use chat_store::cql::CqlStore;
@@ -23,6 +23,11 @@ use crate::partition::floor::{self, Floor};
 
 /// A node that lives renews its key several times in this; the key of a dead one may stay.
 const LIFE_SIGN_WITHIN: Duration = Duration::from_secs(6);
+
+/// A node that was about to start when this began has its key after this.
+const START_WITHIN: Duration = Duration::from_secs(1);
+
+const AWAY: &str = "The broker does not tell which nodes run. Run this again.";
 
 /// Partitions that are looked at or written at once.
 const CONCURRENCY: usize = 16;
@@ -74,7 +79,7 @@ pub async fn restore(config: &Config, say: &(dyn Fn(&str) + Sync)) -> anyhow::Re
     };
     let log = NatsBroker::open(ports::nats_options(config, servers));
     let log = log.await.map_err(ports::sentence)?;
-    require_stopped(&log, say).await?;
+    let dead = require_stopped(&log, say).await?;
     let options = ports::cql_options(config, hosts, keyspace);
     let store = Box::pin(CqlStore::open(options)).await.map_err(ports::sentence)?;
     ensure!(
@@ -90,7 +95,7 @@ pub async fn restore(config: &Config, say: &(dyn Fn(&str) + Sync)) -> anyhow::Re
     // If this run ends in between, the two differ and no node starts: another run brings them together again.
     store.renew_epoch(epoch).await?;
     put_epoch(&log, epoch).await?;
-    require_stopped(&log, say).await.context("Run this again once all nodes are stopped")?;
+    require_still_stopped(&log, &dead).await?;
     Ok(Outcome {
         epoch,
         replayed: partitions.iter().filter(|found| found.first.is_some()).count(),
@@ -147,40 +152,64 @@ async fn put_epoch(log: &dyn Broker, epoch: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses while nodes renew their keys.
-async fn require_stopped(log: &dyn Broker, say: &(dyn Fn(&str) + Sync)) -> anyhow::Result<()> {
-    const AWAY: &str = "The broker does not tell which nodes run. Run this again.";
+/// Refuses while nodes renew their keys. Keys that nobody renews are those of dead nodes.
+async fn require_stopped(
+    log: &dyn Broker,
+    say: &(dyn Fn(&str) + Sync),
+) -> anyhow::Result<BTreeMap<String, Entry>> {
     let mut watch = log.watch(NODE_KEY_PREFIX).await?;
-    let mut names = BTreeMap::new();
-    let began = Instant::now();
-    loop {
-        let change = tokio::time::timeout_at(began + LIFE_SIGN_WITHIN, watch.next()).await;
-        match change.context(AWAY)? {
-            Change::Written { key, entry } => {
-                let name = NodeEntry::from_value(&entry.value).map(|entry| entry.name);
-                names.insert(key, name.unwrap_or_default());
-            }
-            Change::Removed { key } => drop(names.remove(&key)),
-            Change::Current => break,
-            Change::Interrupted => bail!(AWAY),
-        }
-    }
-    if names.is_empty() {
-        return Ok(());
+    let found = keys(&mut *watch).await?;
+    if found.is_empty() {
+        return Ok(found);
     }
     say(&format!("Waiting {} s for signs of life of nodes.", LIFE_SIGN_WITHIN.as_secs()));
     let until = Instant::now() + LIFE_SIGN_WITHIN;
     while let Ok(change) = tokio::time::timeout_at(until, watch.next()).await {
         match change {
-            Change::Written { key, entry } => {
-                let entry = NodeEntry::from_value(&entry.value).map(|entry| entry.name);
-                bail!("The node {} is running. Stop all nodes first.", entry.unwrap_or(key))
-            }
+            Change::Written { entry, .. } => return Err(running(&entry)),
             Change::Interrupted => bail!(AWAY),
             Change::Removed { .. } | Change::Current => {}
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Refuses if a node has started since.
+async fn require_still_stopped(
+    log: &dyn Broker,
+    dead: &BTreeMap<String, Entry>,
+) -> anyhow::Result<()> {
+    tokio::time::sleep(START_WITHIN).await;
+    let mut watch = log.watch(NODE_KEY_PREFIX).await?;
+    let found = keys(&mut *watch).await?;
+    let started = found.iter().find(|(key, entry)| dead.get(*key) != Some(entry));
+    match started {
+        Some((_, entry)) => {
+            Err(running(entry)
+                .context("A node started meanwhile. Run this again once all are stopped"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The keys that a watch begins with.
+async fn keys(watch: &mut dyn Watch) -> anyhow::Result<BTreeMap<String, Entry>> {
+    let mut found = BTreeMap::new();
+    let until = Instant::now() + LIFE_SIGN_WITHIN;
+    loop {
+        match tokio::time::timeout_at(until, watch.next()).await.context(AWAY)? {
+            Change::Written { key, entry } => drop(found.insert(key, entry)),
+            Change::Removed { key } => drop(found.remove(&key)),
+            Change::Current => return Ok(found),
+            Change::Interrupted => bail!(AWAY),
+        }
+    }
+}
+
+fn running(entry: &Entry) -> anyhow::Error {
+    let name = NodeEntry::from_value(&entry.value).map(|entry| entry.name);
+    let name = name.unwrap_or_else(|| "of another version".to_owned());
+    anyhow::anyhow!("The node {name} is running. Stop all nodes first.")
 }
 
 #[cfg(test)]
@@ -198,7 +227,8 @@ mod tests {
         require_stopped(&broker, &quiet).await.unwrap();
         let key = NodeEntry::key(NodeId::random());
         let dead = broker.put(&key, Revision(0), Bytes::from_static(b"{}")).await.unwrap().unwrap();
-        require_stopped(&broker, &quiet).await.unwrap();
+        let found = require_stopped(&broker, &quiet).await.unwrap();
+        require_still_stopped(&broker, &found).await.unwrap();
         let renew = async {
             tokio::time::sleep(Duration::from_millis(750)).await;
             broker.put(&key, dead, Bytes::from_static(b"{}")).await.unwrap().unwrap();
@@ -206,5 +236,7 @@ mod tests {
         let (refused, ()) = tokio::join!(require_stopped(&broker, &quiet), renew);
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("is running. Stop all nodes first"), "{refused}");
+        let late = require_still_stopped(&broker, &found).await.unwrap_err().to_string();
+        assert!(late.contains("started meanwhile"), "{late}");
     }
 }
