@@ -1,20 +1,11 @@
 //! The store of a platform is restored from an older copy: what the log retains comes back into it.
 
-use std::collections::BTreeMap;
 use std::process::Output;
 use std::time::Duration;
 
-use chat_protocol::{Millis, Partition};
-use chat_store::cql::{CqlStore, Options};
-use chat_store::{Store, Table, Tables};
-use servers::cassandra::DATACENTER;
-
 use crate::cluster::Platform;
 use crate::migrate::{World, said, seeded};
-use crate::process::{NodeProcess, program};
-
-/// Rows of a page.
-const ROWS: usize = 500;
+use crate::process::program;
 
 async fn restore(flags: &[String]) -> Output {
     let mut command = program();
@@ -22,98 +13,127 @@ async fn restore(flags: &[String]) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-async fn open(platform: &Platform, keyspace: &str) -> CqlStore {
-    let now = Millis(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64);
-    let options = Options {
-        replication: BTreeMap::from([(DATACENTER.to_owned(), 1)]),
-        ..Options::new(platform.cassandra.addresses(), keyspace, DATACENTER, now)
-    };
-    CqlStore::open(options).await.unwrap()
-}
-
-/// A copy of the store as it is now, in another keyspace.
-async fn copy(platform: &Platform, keyspace: &str) {
-    let (from, to) = (open(platform, &platform.name).await, open(platform, keyspace).await);
-    for partition in Partition::all() {
-        let checkpoint = from.checkpoint(partition).await.unwrap();
-        to.put_checkpoints(vec![(partition, checkpoint)]).await.unwrap();
-    }
-    for table in Table::ALL {
-        let mut next = Some(vec![]);
-        while let Some(position) = next {
-            let page = from.scan(table, position, ROWS).await.unwrap();
-            to.import(page.rows).await.unwrap();
-            next = page.next;
-        }
-    }
-}
-
-fn node(platform: &Platform, flags: &[String]) -> NodeProcess {
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    NodeProcess::stopped(&platform.keys().with_file_name("unused"), &flags)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_sent_after_the_copy_is_there_once_and_every_cursor_is_reset() {
+async fn a_new_epoch_resets_every_cursor_and_a_replay_of_the_log_doubles_nothing() {
     let mut random = seeded();
     let platform = Platform::new().await;
-    let copied = format!("{}_copy", platform.name);
-    let flags = platform.flags();
-    let restored: Vec<String> = flags
-        .iter()
-        .map(|flag| flag.replace(&format!("/{}", platform.name), &format!("/{copied}")))
-        .collect();
-
-    let mut first = node(&platform, &flags);
-    first.restart().await;
-    // Tables take a while to be made.
-    let made = open(&platform, &copied);
-    let (mut world, made) = tokio::join!(World::new(&first, 60, &mut random), made);
-    drop(made);
-    first.kill();
-    copy(&platform, &copied).await;
-
-    first.restart().await;
-    for _ in 0..80 {
-        world.act(&first, &mut random).await;
-    }
+    let mut node = platform.node().await;
+    let world = World::new(&node, 60, &mut random).await;
     // Lists of conversations show what is in the store, a moment after what was sent.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = world.view(&first).await;
-    let refused = restore(&restored).await;
+    let before = world.view(&node).await;
+    let refused = restore(&platform.flags()).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("is running. Stop all nodes first"), "{}", said(&refused));
-    first.kill();
-
-    let mut second = node(&platform, &restored);
-    let mismatch = second_start(&restored).await;
-    assert!(mismatch.contains("do not belong together"), "{mismatch}");
-    let done = restore(&restored).await;
+    node.stop().await;
+    let done = restore(&platform.flags()).await;
     assert_eq!(done.status.code(), Some(0), "{}", said(&done));
-    println!("{}", said(&done));
     assert!(said(&done).contains("replay the log of 320 partitions"), "{}", said(&done));
-    second.restart().await;
-    assert_eq!(world.view(&second).await, before);
-    world.go_on(&second).await;
-    second.stop().await;
-}
-
-async fn second_start(flags: &[String]) -> String {
-    let mut command = program();
-    command.args(flags).args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    said(&output)
+    node.restart().await;
+    assert_eq!(world.view(&node).await, before);
+    world.go_on(&node).await;
+    node.stop().await;
 }
 
 mod long {
+    use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::Arc;
 
-    use servers::cassandra::{Cassandra, CassandraOptions};
+    use chat_protocol::{Millis, Partition};
+    use chat_store::cql::{CqlStore, Options};
+    use chat_store::{Store, Table, Tables};
+    use servers::cassandra::{Cassandra, CassandraOptions, DATACENTER};
     use servers::nats::{Nats, NatsOptions};
 
     use super::*;
+    use crate::process::NodeProcess;
+
+    /// Rows of a page.
+    const ROWS: usize = 500;
+
+    async fn open(platform: &Platform, keyspace: &str) -> CqlStore {
+        let now = Millis(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64);
+        let options = Options {
+            replication: BTreeMap::from([(DATACENTER.to_owned(), 1)]),
+            ..Options::new(platform.cassandra.addresses(), keyspace, DATACENTER, now)
+        };
+        CqlStore::open(options).await.unwrap()
+    }
+
+    /// A copy of the store as it is now, in another keyspace.
+    async fn copy(platform: &Platform, keyspace: &str) {
+        let (from, to) = (open(platform, &platform.name).await, open(platform, keyspace).await);
+        for partition in Partition::all() {
+            let checkpoint = from.checkpoint(partition).await.unwrap();
+            to.put_checkpoints(vec![(partition, checkpoint)]).await.unwrap();
+        }
+        for table in Table::ALL {
+            let mut next = Some(vec![]);
+            while let Some(position) = next {
+                let page = from.scan(table, position, ROWS).await.unwrap();
+                to.import(page.rows).await.unwrap();
+                next = page.next;
+            }
+        }
+    }
+
+    fn node(platform: &Platform, flags: &[String]) -> NodeProcess {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        NodeProcess::stopped(&platform.keys().with_file_name("unused"), &flags)
+    }
+
+    /// The copy is made by rows, into another keyspace.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "long: makes two keyspaces; `cargo xtask test --long` runs it"]
+    async fn what_was_sent_after_the_copy_is_there_once_and_every_cursor_is_reset() {
+        let mut random = seeded();
+        let platform = Platform::new().await;
+        let copied = format!("{}_copy", platform.name);
+        let flags = platform.flags();
+        let restored: Vec<String> = flags
+            .iter()
+            .map(|flag| flag.replace(&format!("/{}", platform.name), &format!("/{copied}")))
+            .collect();
+
+        let mut first = node(&platform, &flags);
+        first.restart().await;
+        // Tables take a while to be made.
+        let made = open(&platform, &copied);
+        let (mut world, made) = tokio::join!(World::new(&first, 60, &mut random), made);
+        drop(made);
+        first.kill();
+        copy(&platform, &copied).await;
+
+        first.restart().await;
+        for _ in 0..80 {
+            world.act(&first, &mut random).await;
+        }
+        // Lists of conversations show what is in the store, a moment after what was sent.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = world.view(&first).await;
+        first.kill();
+
+        let mut second = node(&platform, &restored);
+        let mismatch = second_start(&restored).await;
+        assert!(mismatch.contains("do not belong together"), "{mismatch}");
+        let done = restore(&restored).await;
+        assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+        println!("{}", said(&done));
+        assert!(said(&done).contains("replay the log of 320 partitions"), "{}", said(&done));
+        second.restart().await;
+        assert_eq!(world.view(&second).await, before);
+        world.go_on(&second).await;
+        second.stop().await;
+    }
+
+    async fn second_start(flags: &[String]) -> String {
+        let mut command = program();
+        command.args(flags).args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        said(&output)
+    }
 
     const FOLDERS: [&str; 4] = ["data", "commitlog", "hints", "saved_caches"];
 
