@@ -76,7 +76,7 @@ impl Source {
         let is_old = inspection.schema < inspection.schema_known;
         let mut opened = None;
         if !is_old {
-            let store = EmbeddedStore::open(&directory.store(), Default::default())?;
+            let store = EmbeddedStore::open_to_read(&directory.store())?;
             if !has_tail(&log, &store).await? {
                 opened = Some((store, None));
             }

@@ -222,13 +222,17 @@ pub(crate) fn seeded() -> StdRng {
 struct Command<'a> {
     data: &'a Path,
     flags: Vec<String>,
+    more: &'static [&'static str],
 }
+
+/// The test's database loses nothing in the crash of a process.
+const QUICK: &[&str] = &["--copy-keys", "--store-syncs-writes"];
 
 impl Command<'_> {
     fn start(&self) -> Child {
         let mut command = program();
         command.arg("migrate").args(&self.flags).arg("--data-dir").arg(self.data);
-        command.args(["--copy-keys", "--store-syncs-writes"]);
+        command.args(self.more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     }
@@ -278,7 +282,7 @@ async fn a_move_that_is_killed_again_and_again_loses_nothing() {
     let mut old = NodeProcess::start(&[]).await;
     let mut world = World::new(&old, 150, &mut random).await;
     let data = old.data().to_owned();
-    let command = Command { data: &data, flags: platform.flags() };
+    let command = Command { data: &data, flags: platform.flags(), more: QUICK };
 
     let refused = command.run().await;
     assert_eq!(refused.status.code(), Some(1));
@@ -298,7 +302,7 @@ async fn a_move_that_is_killed_again_and_again_loses_nothing() {
     let refused = refused_start(&platform).await;
     assert!(refused.contains("A migration to this platform has not ended"), "{refused}");
     let mut kills = 1;
-    while kills < 6 && command.kill(Duration::from_millis(random.random_range(0..60))).await {
+    while kills < 6 && command.kill(Duration::from_millis(random.random_range(0..400))).await {
         kills += 1;
     }
     println!("killed {kills} times before it ended");
@@ -318,7 +322,7 @@ async fn a_move_that_is_killed_again_and_again_loses_nothing() {
 
     let mut other = NodeProcess::start(&[]).await;
     other.stop().await;
-    let foreign = Command { data: other.data(), flags: platform.flags() }.run().await;
+    let foreign = Command { data: other.data(), flags: platform.flags(), more: QUICK }.run().await;
     assert_eq!(foreign.status.code(), Some(1));
     assert!(said(&foreign).contains("holds another installation"), "{}", said(&foreign));
 
@@ -361,7 +365,7 @@ async fn a_platform_that_nodes_have_run_on_takes_no_other_installation() {
     platform.node().await.stop().await;
     let old = NodeProcess::start(&[]).await;
     let data = old.data().to_owned();
-    let command = Command { data: &data, flags: platform.flags() };
+    let command = Command { data: &data, flags: platform.flags(), more: QUICK };
     let held = tempfile::tempdir().unwrap();
     let copy = held.path().join("copy");
     let mut backup = program();
@@ -369,13 +373,46 @@ async fn a_platform_that_nodes_have_run_on_takes_no_other_installation() {
     assert!(tokio::task::spawn_blocking(move || backup.status().unwrap()).await.unwrap().success());
     let refused = command.run().await;
     assert!(said(&refused).contains("is in use by a running node"), "{}", said(&refused));
-    let refused = Command { data: &copy, flags: platform.flags() }.run().await;
+    let refused = Command { data: &copy, flags: platform.flags(), more: QUICK }.run().await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("nodes have run on already"), "{}", said(&refused));
-    let embedded = Command { data: &copy, flags: vec![] }.run().await;
+    let embedded = Command { data: &copy, flags: vec![], more: QUICK }.run().await;
     assert_eq!(embedded.status.code(), Some(64));
     assert!(said(&embedded).contains("Name the platform with --broker"), "{}", said(&embedded));
-    let nothing = Command { data: held.path(), flags: platform.flags() }.run().await;
+    let nothing = Command { data: held.path(), flags: platform.flags(), more: QUICK }.run().await;
     assert_eq!(nothing.status.code(), Some(1));
     assert!(said(&nothing).contains("holds no installation"), "{}", said(&nothing));
+}
+
+mod long {
+    use super::*;
+
+    /// As an operator does it: the old node ends well, and the database gets its time.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "long: waits a minute for the database's disks; `cargo xtask test --long` runs it"]
+    async fn a_node_that_ended_well_moves_in_one_run() {
+        let mut random = seeded();
+        let platform = Platform::new().await;
+        let mut old = NodeProcess::start(&[]).await;
+        let world = World::new(&old, 1_500, &mut random).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = world.view(&old).await;
+        old.stop().await;
+        let (data, keys) = (old.data().to_owned(), old.data().join("token.key"));
+        let done = Command { data: &data, flags: platform.flags(), more: &[] }.run().await;
+        assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+        println!("{}", said(&done));
+        assert!(said(&done).contains("Waiting 60 s"), "{}", said(&done));
+        assert!(!said(&done).contains("brought together"), "its store holds everything");
+        assert!(said(&done).contains("Copy "), "the key was not asked to be copied");
+        std::fs::copy(keys, platform.keys()).unwrap();
+        let mut node = platform.node().await;
+        assert_eq!(world.view(&node).await, before);
+        world.go_on(&node).await;
+        node.stop().await;
+        // There is a way back.
+        old.restart().await;
+        assert_eq!(world.view(&old).await, before, "the old installation was only read");
+        old.stop().await;
+    }
 }
