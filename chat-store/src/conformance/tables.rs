@@ -13,13 +13,18 @@ use super::sample::*;
 use crate::row::*;
 use crate::table::{Digest, Row, Table, Tables};
 
+const DONE: &str = "a store without faults does what it is asked";
+
 /// More than one bucket of a CQL store.
 const MESSAGES: u64 = 300;
 
 /// Fills one store and copies it into the other, which is empty: then both scan the same, and show the same.
-pub async fn everything_gets_into_another_store(source: &dyn Tables, target: &dyn Tables) {
-    let seed = seed();
-    println!("CHAT_TEST_SEED={seed}");
+/// Choices are drawn from the seed, which the caller prints.
+pub async fn everything_gets_into_another_store(
+    source: &dyn Tables,
+    target: &dyn Tables,
+    seed: u64,
+) {
     let mut random = StdRng::seed_from_u64(seed);
     let world = fill(source, &mut random).await;
     let mut copied = Vec::new();
@@ -49,10 +54,10 @@ pub async fn everything_gets_into_another_store(source: &dyn Tables, target: &dy
 pub async fn what_contradicts_is_refused_and_what_differs_is_noticed(store: &dyn Tables) {
     let here = account("one");
     let device = device(here.profile.user_id, NOW);
-    assert!(store.create_account(here.clone(), device.clone()).await.unwrap());
+    assert!(store.create_account(here.clone(), device.clone()).await.expect(DONE));
     let profile = Profile { user_id: UserId::random(), ..here.profile.clone() };
     let other = Account { profile, ..here.clone() };
-    store.import(vec![Row::Account(other.clone())]).await.unwrap_err();
+    store.import(vec![Row::Account(other.clone())]).await.expect_err("it is refused");
     let before = digest(store, Table::Accounts, 10).await;
     assert_eq!(before.rows, 1);
     let mut digests = [Digest::default(), Digest::default()];
@@ -60,7 +65,7 @@ pub async fn what_contradicts_is_refused_and_what_differs_is_noticed(store: &dyn
     digests[1].add(&Row::Account(other));
     assert_eq!(digests[0], before);
     assert_ne!(digests[1], before);
-    store.scan(Table::Devices, vec![9, 9, 9], 10).await.unwrap_err();
+    store.scan(Table::Devices, vec![9, 9, 9], 10).await.expect_err("it is refused");
 }
 
 /// What [`fill`] has written.
@@ -80,15 +85,15 @@ pub async fn fill(store: &dyn Tables, random: &mut StdRng) -> World {
     for (index, account) in accounts.iter().enumerate() {
         let user = account.profile.user_id;
         let first = device(user, NOW);
-        store.create_account(account.clone(), first.clone()).await.unwrap();
-        store.add_device(device(user, NOW.plus(index as u64))).await.unwrap();
+        store.create_account(account.clone(), first.clone()).await.expect(DONE);
+        store.add_device(device(user, NOW.plus(index as u64))).await.expect(DONE);
         if index == 0 {
             // Somebody without any device.
-            for row in store.devices(user).await.unwrap() {
-                assert!(store.remove_device(user, row.device.device_id).await.unwrap());
+            for row in store.devices(user).await.expect(DONE) {
+                assert!(store.remove_device(user, row.device.device_id).await.expect(DONE));
             }
         }
-        store.put_settings(user, format!("{{\"number\":{index}}}")).await.unwrap();
+        store.put_settings(user, format!("{{\"number\":{index}}}")).await.expect(DONE);
     }
     fill_people(store, &users).await;
     let conversations = vec![group(), ConversationId::direct(users[0], users[1]), room()];
@@ -96,12 +101,12 @@ pub async fn fill(store: &dyn Tables, random: &mut StdRng) -> World {
     for (conversation, length) in conversations.iter().zip([MESSAGES, 20, 150]) {
         let writes = conversation_of(*conversation, &users, length, random, &mut sent);
         for part in writes.chunks(90) {
-            store.apply(Partition(0), part.to_vec(), None).await.unwrap();
+            store.apply(Partition(0), part.to_vec(), None).await.expect(DONE);
         }
     }
     let (partition, id) = (Partition(3), MessageId::first_of(NOW, Partition(3)));
     let row = QuarantineRow { partition, id, entry: vec![1, 2, 3], reason: "a reason".into() };
-    store.quarantine(row).await.unwrap();
+    store.quarantine(row).await.expect(DONE);
     World { conversations, accounts, sent }
 }
 
@@ -110,19 +115,22 @@ async fn fill_people(store: &dyn Tables, users: &[UserId]) {
     let ask = [(0, 1), (2, 1), (3, 4), (1, 5)].map(|(one, other)| (users[one], users[other]));
     for (index, (user, other)) in ask.into_iter().enumerate() {
         let now = NOW.plus(index as u64);
-        store.set_friendship(user, other, None, Requested, now).await.unwrap();
+        store.set_friendship(user, other, None, Requested, now).await.expect(DONE);
         if index % 2 == 1 {
             let later = now.plus(5_000);
-            store.set_friendship(other, user, Friendship::Received, Friends, later).await.unwrap();
+            store
+                .set_friendship(other, user, Friendship::Received, Friends, later)
+                .await
+                .expect(DONE);
         }
         if index == 3 {
-            store.set_friendship(user, other, Friends, None, now.plus(9_000)).await.unwrap();
+            store.set_friendship(user, other, Friends, None, now.plus(9_000)).await.expect(DONE);
         }
     }
-    store.set_block(users[0], users[2], true).await.unwrap();
-    store.set_block(users[2], users[0], true).await.unwrap();
-    store.set_block(users[3], users[0], true).await.unwrap();
-    store.set_block(users[3], users[0], false).await.unwrap();
+    store.set_block(users[0], users[2], true).await.expect(DONE);
+    store.set_block(users[2], users[0], true).await.expect(DONE);
+    store.set_block(users[3], users[0], true).await.expect(DONE);
+    store.set_block(users[3], users[0], false).await.expect(DONE);
     let presence =
         |user_id, sessions, last_active_at| PresenceRow { user_id, sessions, last_active_at };
     let online = vec![SessionId::random(), SessionId::random()];
@@ -131,7 +139,7 @@ async fn fill_people(store: &dyn Tables, users: &[UserId]) {
         presence(users[1], vec![], Some(NOW.plus(1))),
         presence(users[2], vec![], Option::None),
     ];
-    store.put_presence(rows).await.unwrap();
+    store.put_presence(rows).await.expect(DONE);
 }
 
 /// Everything that may befall a conversation.
@@ -211,9 +219,9 @@ async fn copy(source: &dyn Tables, target: &dyn Tables, table: Table, rows_max: 
     let mut digest = Digest::default();
     let mut from = Vec::new();
     loop {
-        let page = source.scan(table, from, rows_max).await.unwrap();
+        let page = source.scan(table, from, rows_max).await.expect(DONE);
         page.rows.iter().for_each(|row| digest.add(row));
-        target.import(page.rows).await.unwrap();
+        target.import(page.rows).await.expect(DONE);
         match page.next {
             Some(next) => from = next,
             None => return digest,
@@ -226,7 +234,7 @@ pub async fn digest(store: &dyn Tables, table: Table, rows_max: usize) -> Digest
     let mut digest = Digest::default();
     let mut from = Vec::new();
     loop {
-        let page = store.scan(table, from, rows_max).await.unwrap();
+        let page = store.scan(table, from, rows_max).await.expect(DONE);
         page.rows.iter().for_each(|row| digest.add(row));
         match page.next {
             Some(next) => from = next,
@@ -241,38 +249,51 @@ pub async fn shows_the_same(source: &dyn Tables, target: &dyn Tables, world: &Wo
         let end = MessageId(u64::MAX);
         let (one, other) =
             (source.history_before(id, end, 1_000), target.history_before(id, end, 1_000));
-        assert_eq!(one.await.unwrap(), other.await.unwrap());
-        assert_eq!(source.conversation(id).await.unwrap(), target.conversation(id).await.unwrap());
+        assert_eq!(one.await.expect(DONE), other.await.expect(DONE));
+        assert_eq!(
+            source.conversation(id).await.expect(DONE),
+            target.conversation(id).await.expect(DONE)
+        );
         let set = |rows: Vec<MemberRow>| {
             rows.into_iter().map(|row| format!("{row:?}")).collect::<BTreeSet<_>>()
         };
-        let (one, other) = (source.members(id).await.unwrap(), target.members(id).await.unwrap());
+        let (one, other) =
+            (source.members(id).await.expect(DONE), target.members(id).await.expect(DONE));
         assert_eq!(set(one), set(other));
-        assert_eq!(source.marks(id).await.unwrap(), target.marks(id).await.unwrap());
+        assert_eq!(source.marks(id).await.expect(DONE), target.marks(id).await.expect(DONE));
     }
     for message in &world.sent {
         let key = (message.conversation_id, message.sender_id, message.client_message_id);
-        let found = target.duplicate(key.0, key.1, key.2).await.unwrap();
-        assert_eq!(found, source.duplicate(key.0, key.1, key.2).await.unwrap());
+        let found = target.duplicate(key.0, key.1, key.2).await.expect(DONE);
+        assert_eq!(found, source.duplicate(key.0, key.1, key.2).await.expect(DONE));
         assert!(found.is_some());
     }
-    assert_eq!(source.rooms(None, 10).await.unwrap(), target.rooms(None, 10).await.unwrap());
+    assert_eq!(
+        source.rooms(None, 10).await.expect(DONE),
+        target.rooms(None, 10).await.expect(DONE)
+    );
     for account in &world.accounts {
         let (user, handle) = (account.profile.user_id, &account.profile.handle);
-        assert_eq!(target.account_by_handle(handle).await.unwrap().as_ref(), Some(account));
-        let search = target.search_handles(handle, 5).await.unwrap();
-        assert_eq!(search, [account.profile.clone()]);
-        assert_eq!(source.devices(user).await.unwrap(), target.devices(user).await.unwrap());
-        assert_eq!(source.settings(user).await.unwrap(), target.settings(user).await.unwrap());
-        assert_eq!(source.blocks(user).await.unwrap(), target.blocks(user).await.unwrap());
-        let friends = source.friends(user, None, 10).await.unwrap();
-        assert_eq!(friends, target.friends(user, None, 10).await.unwrap());
-        let presence = source.presence(vec![user]).await.unwrap();
-        assert_eq!(presence, target.presence(vec![user]).await.unwrap());
-        let conversations = source.conversations_of(user, None, 10).await.unwrap();
-        assert_eq!(conversations, target.conversations_of(user, None, 10).await.unwrap());
+        assert_eq!(target.account_by_handle(handle).await.expect(DONE).as_ref(), Some(account));
+        let search = target.search_handles(handle, 5).await.expect(DONE);
+        assert_eq!(search, std::slice::from_ref(&account.profile));
+        assert_eq!(
+            source.devices(user).await.expect(DONE),
+            target.devices(user).await.expect(DONE)
+        );
+        assert_eq!(
+            source.settings(user).await.expect(DONE),
+            target.settings(user).await.expect(DONE)
+        );
+        assert_eq!(source.blocks(user).await.expect(DONE), target.blocks(user).await.expect(DONE));
+        let friends = source.friends(user, None, 10).await.expect(DONE);
+        assert_eq!(friends, target.friends(user, None, 10).await.expect(DONE));
+        let presence = source.presence(vec![user]).await.expect(DONE);
+        assert_eq!(presence, target.presence(vec![user]).await.expect(DONE));
+        let conversations = source.conversations_of(user, None, 10).await.expect(DONE);
+        assert_eq!(conversations, target.conversations_of(user, None, 10).await.expect(DONE));
         let (low, high) = (MessageId::ZERO, MessageId::last_of(NOW.plus(600_000)));
-        let inbox = source.inbox(user, low, high, 5_000).await.unwrap();
-        assert_eq!(inbox, target.inbox(user, low, high, 5_000).await.unwrap());
+        let inbox = source.inbox(user, low, high, 5_000).await.expect(DONE);
+        assert_eq!(inbox, target.inbox(user, low, high, 5_000).await.expect(DONE));
     }
 }

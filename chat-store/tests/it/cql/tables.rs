@@ -4,6 +4,8 @@ use chat_store::conformance::tables;
 use chat_store::cql::CqlStore;
 use chat_store::embedded::EmbeddedStore;
 
+use crate::tables::seed;
+
 use super::{Database, own_keyspace};
 
 async fn empty(database: &Database) -> CqlStore {
@@ -14,14 +16,14 @@ async fn empty(database: &Database) -> CqlStore {
 async fn everything_gets_from_an_embedded_store_into_this_one() {
     let database = Database::shared();
     let store = empty(&database).await;
-    tables::everything_gets_into_another_store(&EmbeddedStore::memory(), &store).await;
+    tables::everything_gets_into_another_store(&EmbeddedStore::memory(), &store, seed()).await;
 }
 
 #[tokio::test]
 async fn everything_gets_from_this_one_into_an_embedded_store() {
     let database = Database::shared();
     let store = empty(&database).await;
-    tables::everything_gets_into_another_store(&store, &EmbeddedStore::memory()).await;
+    tables::everything_gets_into_another_store(&store, &EmbeddedStore::memory(), seed()).await;
 }
 
 #[tokio::test]
