@@ -220,6 +220,20 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_log_that_begins_after_the_checkpoint_may_lack_something() {
+        let found = |sequence, first: Option<u64>| Found {
+            partition: Partition(7),
+            floor: Floor::default(),
+            sequence: Sequence(sequence),
+            first: first.map(Sequence),
+        };
+        assert!(found(5, Some(9)).may_be_cut());
+        assert!(!found(5, Some(5)).may_be_cut(), "all that follows is there");
+        assert!(!found(0, Some(9)).may_be_cut(), "nothing was written before");
+        assert!(!found(5, None).may_be_cut(), "there is no log");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_key_that_nobody_renews_is_no_node_and_one_that_is_renewed_is() {
         let broker = EmbeddedBroker::memory();

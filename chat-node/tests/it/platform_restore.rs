@@ -124,7 +124,25 @@ mod long {
         second.restart().await;
         assert_eq!(world.view(&second).await, before);
         world.go_on(&second).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = world.view(&second).await;
         second.stop().await;
+
+        // The log is lost, too: new ids are above those in the store all the same.
+        let name = format!("--nats-prefix={}", platform.name);
+        let other =
+            |flag: &String| if *flag == name { format!("{name}_new") } else { flag.clone() };
+        let without_log: Vec<String> = restored.iter().map(other).collect();
+        let refused = second_start(&without_log).await;
+        assert!(refused.contains("log is missing"), "{refused}");
+        let done = restore(&without_log).await;
+        assert_eq!(done.status.code(), Some(0), "{}", said(&done));
+        assert!(said(&done).contains("log of 320 partitions was behind"), "{}", said(&done));
+        let mut third = node(&platform, &without_log);
+        third.restart().await;
+        assert_eq!(world.view(&third).await, before);
+        world.go_on(&third).await;
+        third.stop().await;
     }
 
     async fn second_start(flags: &[String]) -> String {
