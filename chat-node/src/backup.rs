@@ -144,13 +144,18 @@ fn copy_key(from: &Path, to: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::Io(source, error)),
     };
+    write_key(&target, &key)
+}
+
+/// Writes signing keys to a new file, for its owner alone.
+pub(crate) fn write_key(target: &Path, key: &[u8]) -> Result<(), Error> {
     let written = File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&target)
-        .and_then(|mut file| file.write_all(&key).and_then(|()| file.sync_all()));
-    written.map_err(|error| Error::Io(target, error))
+        .open(target)
+        .and_then(|mut file| file.write_all(key).and_then(|()| file.sync_all()));
+    written.map_err(|error| Error::Io(target.to_owned(), error))
 }
 
 fn copied(directory: &Path) -> Result<Copied, Error> {

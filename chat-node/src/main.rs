@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use chat_node::config::{self, Config, Sources};
-use chat_node::{backup, doctor, logging, node};
+use chat_node::{backup, doctor, logging, migrate, node, platform_restore};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,14 @@ fn main() -> ExitCode {
     let done = match matches.subcommand() {
         Some(("backup", matches)) => make_backup(matches),
         Some(("restore", matches)) => restore(matches),
+        Some(("migrate", matches)) => match load_platform(matches) {
+            Ok(config) => run_migration(matches, &config),
+            Err(code) => return code,
+        },
+        Some(("restore-platform", matches)) => match load_platform(matches) {
+            Ok(config) => restore_platform(&config),
+            Err(code) => return code,
+        },
         Some(("openapi", _)) => print(&node::openapi()),
         Some(("doctor", matches)) => match load(matches) {
             Ok(config) => match examine(matches, &config) {
@@ -141,7 +149,53 @@ fn command() -> Command {
                         .help("Monitoring ports of the NATS servers, to learn how they sync to disk"),
                 ),
         )
+        .subcommand(migrate_command())
+        .subcommand(
+            Command::new("restore-platform")
+                .about("After ScyllaDB was restored from a snapshot: have nodes replay the log, and clients load everything anew")
+                .after_help("No node may run. Exit code 0: done. 1: refused or failed. 64: the configuration is not valid.")
+                .args(config::arguments()),
+        )
         .subcommand(Command::new("openapi").about("Print the OpenAPI document of the HTTP API"))
+}
+
+fn migrate_command() -> Command {
+    Command::new("migrate")
+        .about("Move a stopped installation with embedded store and log, in --data-dir, to NATS and ScyllaDB")
+        .after_help(
+            "The installation is only read. A run that was broken off goes on when it is started again. Exit code 0: \
+             everything is there. 1: refused or failed. 64: the configuration is not valid.",
+        )
+        .args(config::arguments())
+        .arg(
+            Arg::new("copy-keys")
+                .long("copy-keys")
+                .action(ArgAction::SetTrue)
+                .help("Copy the installation's signing key to token.key_file, which must not exist"),
+        )
+        .arg(
+            Arg::new("scratch-dir")
+                .long("scratch-dir")
+                .value_name("DIR")
+                .value_parser(value_parser!(PathBuf))
+                .help("Where the store is copied to if the node had crashed [default: the system's temporary files]"),
+        )
+        .arg(
+            Arg::new("store-syncs-writes")
+                .long("store-syncs-writes")
+                .action(ArgAction::SetTrue)
+                .help("The database has writes on disk before it acknowledges them: do not wait a minute for that"),
+        )
+}
+
+/// The configuration of a command that is about a platform of many nodes.
+fn load_platform(matches: &ArgMatches) -> Result<Config, ExitCode> {
+    let config = load(matches)?;
+    if config.broker == config::BrokerAddress::Embedded {
+        report("Name the platform with --broker nats://… and --store scylla://….");
+        return Err(ExitCode::from(USAGE));
+    }
+    Ok(config)
 }
 
 fn load(matches: &ArgMatches) -> Result<Config, ExitCode> {
@@ -239,6 +293,37 @@ fn restore(matches: &ArgMatches) -> anyhow::Result<()> {
         copied.store_bytes,
         copied.log_bytes
     ))
+}
+
+fn run_migration(matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
+    let options = migrate::Options {
+        scratch_dir: matches.get_one::<PathBuf>("scratch-dir").cloned(),
+        copy_keys: matches.get_flag("copy-keys"),
+        store_syncs: matches.get_flag("store-syncs-writes"),
+    };
+    let say = |text: &str| eprintln!("{text}");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(migrate::migrate(config, &options, &say))?;
+    let first = if outcome.is_old {
+        "The migration was done before. Nothing was changed.".to_owned()
+    } else if outcome.tables.is_empty() {
+        "Everything is on the platform, as an earlier run has found. Start nodes there.".to_owned()
+    } else {
+        let rows: u64 = outcome.tables.iter().map(|table| table.source.rows).sum();
+        format!(
+            "Everything is on the platform: {rows} rows in {} tables, compared by count and digest. Start nodes there; \
+             the old one must not run again. Clients load everything anew once.",
+            outcome.tables.len()
+        )
+    };
+    print(&format!("{first}\n{}\n", outcome.keys))
+}
+
+fn restore_platform(config: &Config) -> anyhow::Result<()> {
+    let say = |text: &str| eprintln!("{text}");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(platform_restore::restore(config, &say))?;
+    print(&outcome.to_string())
 }
 
 fn directory(matches: &ArgMatches, name: &str) -> PathBuf {

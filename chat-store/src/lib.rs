@@ -12,6 +12,8 @@ mod packing;
 mod reactions;
 pub mod row;
 pub mod store;
+pub mod table;
 
 pub use row::*;
 pub use store::{Error, Store};
+pub use table::{Row, Table, Tables};

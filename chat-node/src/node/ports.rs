@@ -17,6 +17,7 @@ use crate::backup::{STORE_EPOCH_KEY, epoch_value};
 use crate::clock::Clock;
 use crate::config::{BrokerAddress, Config, StoreAddress};
 use crate::data_directory::DataDirectory;
+use crate::migrate;
 
 /// How often a node that starts asks for the epoch that another one is writing, and how long it waits in between.
 const EPOCH_ATTEMPTS: usize = 20;
@@ -152,7 +153,7 @@ pub(crate) fn cql_options(config: &Config, hosts: &[String], keyspace: &str) -> 
 }
 
 /// A sentence for people begins with a capital letter and ends with a full stop.
-fn sentence(error: impl std::fmt::Display) -> anyhow::Error {
+pub(crate) fn sentence(error: impl std::fmt::Display) -> anyhow::Error {
     let text = error.to_string();
     let mut letters = text.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
@@ -173,6 +174,9 @@ pub(super) async fn agree_on_epoch(broker: &dyn Broker, store: &dyn Store) -> an
                  platform, or restore both from one backup."
             );
             return Ok(epoch);
+        }
+        if let Some(reason) = migrate::unfinished(broker).await? {
+            bail!("{reason}");
         }
         if is_unused(store).await? {
             let written = broker.put(STORE_EPOCH_KEY, Revision(0), value.clone()).await?;
@@ -195,7 +199,7 @@ pub(super) async fn agree_on_epoch(broker: &dyn Broker, store: &dyn Store) -> an
 }
 
 /// Whether nothing was ever written from a log.
-async fn is_unused(store: &dyn Store) -> anyhow::Result<bool> {
+pub(crate) async fn is_unused(store: &dyn Store) -> anyhow::Result<bool> {
     for partition in Partition::all() {
         if store.checkpoint(partition).await? != Default::default() {
             return Ok(false);

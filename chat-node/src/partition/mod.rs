@@ -4,6 +4,7 @@
 //! here knows what the entries mean.
 
 pub mod append;
+pub mod floor;
 mod lease;
 pub mod ownership;
 #[cfg(test)]

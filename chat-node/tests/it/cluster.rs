@@ -20,24 +20,29 @@ use crate::client::{PATIENCE, Person, Socket, api, history, text};
 use crate::process::NodeProcess;
 
 /// Servers that tests share, and names of one test's own on them.
-struct Platform {
-    nats: Arc<Nats>,
-    cassandra: Arc<Cassandra>,
-    name: String,
+pub(crate) struct Platform {
+    pub(crate) nats: Arc<Nats>,
+    pub(crate) cassandra: Arc<Cassandra>,
+    pub(crate) name: String,
     directory: tempfile::TempDir,
 }
 
 impl Platform {
     /// An empty platform. Starts the servers if no other test has.
-    async fn new() -> Platform {
+    pub(crate) async fn new() -> Platform {
         let start = tokio::task::spawn_blocking(|| (Nats::shared(), Cassandra::shared()));
         let (nats, cassandra) = start.await.unwrap();
+        Platform::on(nats, cassandra)
+    }
+
+    /// The same on servers of a test's own.
+    pub(crate) fn on(nats: Arc<Nats>, cassandra: Arc<Cassandra>) -> Platform {
         let name = format!("test_{:016x}", rand::random::<u64>());
         Platform { nats, cassandra, name, directory: tempfile::tempdir().unwrap() }
     }
 
     /// What every node of the platform is told.
-    fn flags(&self) -> Vec<String> {
+    pub(crate) fn flags(&self) -> Vec<String> {
         vec![
             format!("--broker={}", self.nats.url()),
             format!("--nats-prefix={}", self.name),
@@ -50,12 +55,12 @@ impl Platform {
         ]
     }
 
-    fn keys(&self) -> PathBuf {
+    pub(crate) fn keys(&self) -> PathBuf {
         self.directory.path().join("keys.json")
     }
 
     /// A node that is not started yet.
-    fn stopped(&self) -> NodeProcess {
+    pub(crate) fn stopped(&self) -> NodeProcess {
         let flags = self.flags();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         // It keeps nothing there.
@@ -63,7 +68,7 @@ impl Platform {
     }
 
     /// A node that is ready.
-    async fn node(&self) -> NodeProcess {
+    pub(crate) async fn node(&self) -> NodeProcess {
         let mut node = self.stopped();
         node.restart().await;
         node

@@ -15,6 +15,8 @@ mod cluster;
 mod doctor;
 mod durability;
 mod full_disk;
+mod migrate;
+mod platform_restore;
 mod presence;
 mod process;
 mod program;

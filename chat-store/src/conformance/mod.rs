@@ -9,6 +9,7 @@ pub mod inbox;
 pub mod log;
 pub mod messages;
 pub mod sample;
+pub mod tables;
 
 use std::any::Any;
 use std::sync::Arc;

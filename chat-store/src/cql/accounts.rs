@@ -39,6 +39,20 @@ impl Inner {
             Some(holder) if holder != profile.user_id => return Ok(false),
             _ => {}
         }
+        self.make_account(account).await?;
+        self.add_device(device).await?;
+        if self.take_handle(profile).await? {
+            return Ok(true);
+        }
+        self.remove_device(profile.user_id, device.device.device_id).await?;
+        let values = values![profile.user_id.as_bytes()];
+        self.executor.compare(&self.statements.remove_account, values).await?;
+        Ok(false)
+    }
+
+    /// The row alone: it can be found once its handle is taken.
+    pub(super) async fn make_account(&self, account: &Account) -> Result<(), Failure> {
+        let profile = &account.profile;
         let values = values![
             profile.user_id.as_bytes(),
             profile.handle.as_str(),
@@ -49,7 +63,11 @@ impl Inner {
             bits(account.created_at.0),
         ];
         self.executor.compare(&self.statements.make_account, values).await?;
-        self.add_device(device).await?;
+        Ok(())
+    }
+
+    /// `false`: another one has it.
+    pub(super) async fn take_handle(&self, profile: &Profile) -> Result<bool, Failure> {
         let beginning = beginning(&profile.handle);
         let put_beginning =
             self.executor.run(&self.statements.put_beginning, values![ONE, beginning]);
@@ -58,16 +76,10 @@ impl Inner {
         futures_util::try_join!(put_beginning, put_handle)?;
         let values = values![profile.handle.as_str(), profile.user_id.as_bytes()];
         let taken = self.executor.compare(&self.statements.take_handle, values).await?;
-        if taken.applied || taken.blob("user") == Some(profile.user_id.as_bytes().as_slice()) {
-            return Ok(true);
-        }
-        self.remove_device(profile.user_id, device.device.device_id).await?;
-        let values = values![profile.user_id.as_bytes()];
-        self.executor.compare(&self.statements.remove_account, values).await?;
-        Ok(false)
+        Ok(taken.applied || taken.blob("user") == Some(profile.user_id.as_bytes().as_slice()))
     }
 
-    async fn holder(&self, handle: &str) -> Result<Option<UserId>, Failure> {
+    pub(super) async fn holder(&self, handle: &str) -> Result<Option<UserId>, Failure> {
         let found =
             self.executor.one::<(Vec<u8>,)>(&self.statements.holder, values![handle]).await?;
         found.map(|(user,)| user_id(&user)).transpose()

@@ -3,7 +3,7 @@
 use scylla::deserialize::{DeserializationError, TypeCheckError};
 use scylla::errors::{
     DbError, ExecutionError, IntoRowsResultError, NextPageError, NextRowError, PagerExecutionError,
-    RequestAttemptError, RequestError, RowsError,
+    PrepareError, RequestAttemptError, RequestError, RowsError,
 };
 
 use crate::packing::Damaged;
@@ -70,6 +70,7 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) enum RequestFailure {
     Execution(ExecutionError),
+    Prepare(PrepareError),
     Pager(PagerExecutionError),
     NextRow(NextRowError),
 }
@@ -129,6 +130,7 @@ impl Failure {
         match self {
             Failure::Request(failure) => match &**failure {
                 RequestFailure::Execution(error) => error.to_string(),
+                RequestFailure::Prepare(error) => error.to_string(),
                 RequestFailure::Pager(error) => error.to_string(),
                 RequestFailure::NextRow(error) => error.to_string(),
             },

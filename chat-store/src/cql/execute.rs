@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use scylla::client::pager::TypedRowStream;
 use scylla::client::session::Session;
 use scylla::deserialize::row::DeserializeRow;
+use scylla::response::{PagingState, PagingStateResponse};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
@@ -14,7 +15,7 @@ use scylla::value::{CqlValue, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::column::Values;
-use super::error::Failure;
+use super::error::{Failure, RequestFailure};
 
 /// Content of one request. Databases refuse mutations above half a segment of their commit log, 16 MB by default, and
 /// cut the connection above the largest frame: what is larger than this is refused before it is sent.
@@ -170,6 +171,45 @@ impl Executor {
         let place = self.place().await?;
         let pager = Box::pin(self.session.execute_iter(statement.clone(), values)).await?;
         Ok(Rows { rows: pager.rows_stream::<T>()?, _place: place })
+    }
+
+    /// Prepares a statement that is not among those of every start: it reads.
+    pub(super) async fn prepare(&self, text: &str) -> Result<PreparedStatement, Failure> {
+        let _place = self.place().await?;
+        let mut statement = Box::pin(self.session.prepare(text))
+            .await
+            .map_err(|error| Failure::Request(Box::new(RequestFailure::Prepare(error))))?;
+        statement.set_is_idempotent(true);
+        Ok(statement)
+    }
+
+    /// One page of an answer, and where the next one begins.
+    pub(super) async fn page<T>(
+        &self,
+        mut statement: PreparedStatement,
+        from: Vec<u8>,
+        rows_max: i32,
+    ) -> Result<(Vec<T>, Option<Vec<u8>>), Failure>
+    where
+        T: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+    {
+        let _place = self.place().await?;
+        statement.set_page_size(rows_max);
+        let state = match from.is_empty() {
+            true => PagingState::start(),
+            false => PagingState::new_from_raw_bytes(from),
+        };
+        let (answer, state) =
+            Box::pin(self.session.execute_single_page(&statement, (), state)).await?;
+        let rows = answer.into_rows_result()?;
+        let rows = rows.rows::<T>()?.collect::<Result<Vec<T>, _>>()?;
+        let next = match state {
+            PagingStateResponse::HasMorePages { state } => {
+                state.as_bytes_slice().map(|bytes| bytes.to_vec())
+            }
+            PagingStateResponse::NoMorePages => None,
+        };
+        Ok((rows, next))
     }
 
     /// A lightweight transaction. One that comes back undecided is tried again: `statement` must be such that a second

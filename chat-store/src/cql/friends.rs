@@ -15,7 +15,7 @@ use super::error::Failure;
 use crate::friendship::{mirror, number};
 use crate::row::FriendRow;
 
-fn from_number(number: i64) -> Result<Friendship, Failure> {
+pub(super) fn from_number(number: i64) -> Result<Friendship, Failure> {
     match number {
         0 => Ok(Friendship::None),
         1 => Ok(Friendship::Requested),

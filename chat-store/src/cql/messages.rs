@@ -208,12 +208,12 @@ impl Columns {
     }
 }
 
-fn parse_body(json: String) -> Result<Body, Failure> {
+pub(super) fn parse_body(json: String) -> Result<Body, Failure> {
     Body::from_json(json).map_err(|error| Failure::Damaged(format!("a message body: {error}")))
 }
 
 /// 16 bytes of the user, then the emoji.
-fn reaction_key(key: &[u8]) -> Result<(UserId, String), Failure> {
+pub(super) fn reaction_key(key: &[u8]) -> Result<(UserId, String), Failure> {
     let damaged = || Failure::Damaged("the key of a reaction".into());
     let (user, emoji) = key.split_at_checked(16).ok_or_else(damaged)?;
     Ok((user_id(user)?, String::from_utf8(emoji.to_vec()).map_err(|_| damaged())?))

@@ -26,6 +26,7 @@ mod options;
 mod presence;
 mod service;
 mod statements;
+mod tables;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use self::history::Page;
 pub use self::inspect::{Inspection, KeyspaceState};
 pub use self::options::{Consistency, Credentials, Options, Tls};
 use self::statements::Statements;
+use self::tables::Scans;
 use crate::row::{Account, ConversationRow, InboxPage, MemberRow, QuarantineRow};
 use crate::store::Error;
 
@@ -56,6 +58,7 @@ pub struct CqlStore {
 struct Inner {
     executor: Executor,
     statements: Statements,
+    scans: Scans,
     known: Known,
     /// Of the opening. A restore changes it, with no node running.
     epoch: u64,
@@ -105,7 +108,14 @@ impl CqlStore {
             .await
             .map_err(|failure| schema(Error::from(failure).to_string()))?;
         let now_ms = AtomicU64::new(options.now.0);
-        let inner = Inner { executor, statements, known: Known::default(), epoch, now_ms };
+        let inner = Inner {
+            executor,
+            statements,
+            scans: Scans::default(),
+            known: Known::default(),
+            epoch,
+            now_ms,
+        };
         Ok(CqlStore { inner: Arc::new(inner), shared: Reads::default() })
     }
 

@@ -68,7 +68,11 @@ impl Inner {
     }
 }
 
-fn presence_row(user_id: UserId, sessions: &[u8], active: i64) -> Result<PresenceRow, Failure> {
+pub(super) fn presence_row(
+    user_id: UserId,
+    sessions: &[u8],
+    active: i64,
+) -> Result<PresenceRow, Failure> {
     let sessions = sessions.chunks(16).map(SessionId::from_bytes).collect::<Result<_, _>>()?;
     let last_active_at = (active != 0).then(|| Millis(from_bits(active)));
     Ok(PresenceRow { user_id, sessions, last_active_at })

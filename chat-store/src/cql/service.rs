@@ -18,6 +18,7 @@ use super::history::Page;
 use super::{Answer, CqlStore};
 use crate::row::*;
 use crate::store::{Error, Store};
+use crate::table::{Page as TablePage, Row, Table, Tables};
 
 /// ScyllaDB acknowledges before its commit log is on the disk: within 10 s by default. The rest is for safety.
 const DURABILITY_LAG: Duration = Duration::from_secs(60);
@@ -284,5 +285,16 @@ impl Store for CqlStore {
 
     async fn online_in(&self, partition: Partition) -> Result<Vec<PresenceRow>, Error> {
         Ok(self.inner.online_in(partition).await?)
+    }
+}
+
+#[async_trait]
+impl Tables for CqlStore {
+    async fn scan(&self, table: Table, from: Vec<u8>, rows_max: usize) -> Result<TablePage, Error> {
+        Ok(Box::pin(self.inner.scan(table, from, rows_max)).await?)
+    }
+
+    async fn import(&self, rows: Vec<Row>) -> Result<(), Error> {
+        Ok(Box::pin(self.inner.import(rows)).await?)
     }
 }

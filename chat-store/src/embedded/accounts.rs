@@ -14,6 +14,15 @@ pub(super) fn create(
     account: &Account,
     device: &DeviceRow,
 ) -> Result<bool, Failure> {
+    if !insert(connection, account)? {
+        return Ok(false);
+    }
+    devices::add(connection, device)?;
+    Ok(true)
+}
+
+/// `false`: the handle is taken.
+pub(super) fn insert(connection: &Connection, account: &Account) -> Result<bool, Failure> {
     let profile = &account.profile;
     let mut statement = connection.prepare_cached(
         "INSERT INTO account (user, handle, name, picture, status, password_hash, created_at)
@@ -30,11 +39,7 @@ pub(super) fn create(
         bits(account.created_at.0),
     ])?;
     // A caller that heard nothing of its first attempt tries again: the handle is then its own.
-    if made == 0 && holder(connection, &profile.handle)? != Some(profile.user_id) {
-        return Ok(false);
-    }
-    devices::add(connection, device)?;
-    Ok(true)
+    Ok(made > 0 || holder(connection, &profile.handle)? == Some(profile.user_id))
 }
 
 fn holder(connection: &Connection, handle: &str) -> Result<Option<UserId>, Failure> {

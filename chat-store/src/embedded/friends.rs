@@ -9,7 +9,7 @@ use super::error::Failure;
 use crate::friendship::{mirror, number};
 use crate::row::FriendRow;
 
-fn from_number(number: i64) -> Result<Friendship, Failure> {
+pub(super) fn from_number(number: i64) -> Result<Friendship, Failure> {
     match number {
         1 => Ok(Friendship::Requested),
         2 => Ok(Friendship::Received),

@@ -23,6 +23,7 @@ mod presence;
 mod readers;
 mod schema;
 mod service;
+mod tables;
 mod writer;
 
 use std::path::Path;
@@ -70,6 +71,14 @@ impl EmbeddedStore {
         let reopen = move || connection::writing(&again, &options);
         let writer = Writer::start(first, reopen, length).map_err(threads)?;
         Ok(EmbeddedStore { engine: Engine::Threads { readers, writer } })
+    }
+
+    /// Opens the store in this file to read it: whatever would write fails. The work runs in the caller. What SQLite has
+    /// beside the file, in its write-ahead log, may get into it when this is dropped.
+    pub fn open_to_read(path: &Path) -> Result<EmbeddedStore, OpenError> {
+        let connection = connection::reading(path, &Options::default())?;
+        schema::check(&connection, path)?;
+        Ok(EmbeddedStore { engine: Engine::Inline(Mutex::new(connection)) })
     }
 
     /// A new, empty store in memory, without threads.

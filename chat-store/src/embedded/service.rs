@@ -16,12 +16,13 @@ use super::devices::Rotation;
 use super::error::Failure;
 use super::{
     EmbeddedStore, accounts, conversations, devices, expiry, friends, inbox, messages, meta,
-    presence,
+    presence, tables,
 };
 use crate::row::*;
 use crate::store::{Error, Store};
+use crate::table::{Page, Row, Table, Tables};
 
-fn put(connection: &Connection, write: &Write) -> Result<(), Failure> {
+pub(super) fn put(connection: &Connection, write: &Write) -> Result<(), Failure> {
     match write {
         Write::Message(row) => messages::put_message(connection, row),
         Write::Revision(row) => messages::put_revision(connection, row),
@@ -304,5 +305,16 @@ impl Store for EmbeddedStore {
 
     async fn online_in(&self, partition: Partition) -> Result<Vec<PresenceRow>, Error> {
         self.read(move |connection| presence::online_in(connection, partition)).await
+    }
+}
+
+#[async_trait]
+impl Tables for EmbeddedStore {
+    async fn scan(&self, table: Table, from: Vec<u8>, rows_max: usize) -> Result<Page, Error> {
+        self.read(move |connection| tables::scan(connection, table, &from, rows_max)).await
+    }
+
+    async fn import(&self, rows: Vec<Row>) -> Result<(), Error> {
+        self.write(move |connection| tables::import(connection, &rows)).await
     }
 }

@@ -10,6 +10,7 @@ mod faulty;
 mod full;
 mod reopen;
 mod speed;
+mod tables;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -31,6 +31,23 @@ async fn everything_is_there_after_a_restart() {
     assert_eq!(store.account(user).await.unwrap(), Some(account));
 }
 
+#[tokio::test]
+async fn a_store_that_is_opened_to_be_read_takes_no_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let account = account("a");
+    let user = account.profile.user_id;
+    let store = super::open(&path);
+    store.create_account(account.clone(), device(user, account.created_at)).await.unwrap();
+    drop(store);
+    let store = EmbeddedStore::open_to_read(&path).unwrap();
+    assert_eq!(store.account(user).await.unwrap(), Some(account));
+    store.put_settings(user, "{}".into()).await.unwrap_err();
+    assert_eq!(store.settings(user).await.unwrap(), None);
+    let missing = folder.path().join("missing.db");
+    assert!(EmbeddedStore::open_to_read(&missing).is_err() && !missing.exists());
+}
+
 #[test]
 fn stores_have_different_epochs_unless_told() {
     let epoch = |epoch| {

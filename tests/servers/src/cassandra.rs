@@ -100,7 +100,7 @@ impl Cassandra {
     }
 
     fn start_member(&self, index: usize) {
-        let place = self.directory.path().join(index.to_string());
+        let place = self.place(index);
         std::fs::create_dir_all(place.join("tmp")).expect("a directory for a server");
         write(&place.join("cassandra.yaml"), &self.configuration(index, &place));
         let rack = format!("dc={DATACENTER}\nrack=rack{index}\n");
@@ -196,6 +196,11 @@ impl Cassandra {
             process.as_mut().and_then(Process::running_id)
         });
         ids.collect()
+    }
+
+    /// Where one server keeps its data: while it is killed, a copy of all of it is a backup, and may be put back.
+    pub fn place(&self, index: usize) -> PathBuf {
+        self.directory.path().join(index.to_string())
     }
 
     /// Kills one server.

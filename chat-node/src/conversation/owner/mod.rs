@@ -43,6 +43,7 @@ use duplicates::Duplicates;
 use facts::Fetched;
 pub use outages::Outages;
 use publish::RoomBatches;
+pub(crate) use replay::Replay;
 use slots::Slots;
 use writing::Writing;
 

@@ -112,8 +112,10 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
     let sequence = ownership.sequence();
     let written_to = Sequence(checkpoint.sequence);
     let durable_to = Some(written_to).filter(|_| !shared.store.durability_lag().is_zero());
+    // Without a checkpoint this is another store than the one the closing record speaks of: one that was restored.
+    let is_written = tip.is_written() && checkpoint.sequence > 0;
     // Nobody has to wait for what only a crash of the store could undo.
-    if !tip.is_written() {
+    if !is_written {
         // From here on the partition is this owner's: a store that is away delays it, and is no reason to open once more.
         let row = |sequence| Some(ownership.checkpoint(durable_to.unwrap_or(sequence)));
         while let Err(error) = replay(shared, partition, written_to, sequence, row).await {
@@ -126,7 +128,7 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
         shared.metrics.take_overs.inc();
     }
     let unused = tip.is_unused();
-    let is_replay_due = tip.is_written() && durable_to.is_some();
+    let is_replay_due = is_written && durable_to.is_some();
     let opened = Opened { ownership, sequence, durable_to, is_replay_due, unused };
     Ok(Attempt::Opened(Box::new(opened)))
 }

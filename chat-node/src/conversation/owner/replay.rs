@@ -14,13 +14,13 @@ const STATES_MAX: usize = 10_000;
 
 /// Goes through records in log order.
 #[derive(Default)]
-pub(super) struct Replay {
+pub(crate) struct Replay {
     states: HashMap<ConversationId, State>,
 }
 
 /// Why a replay cannot go on now.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     #[error(transparent)]
     Store(#[from] chat_store::Error),
     #[error(transparent)]
@@ -29,7 +29,7 @@ pub(super) enum Error {
 
 impl Replay {
     /// The rows of a record. The store must hold everything before it; it may hold it, and later things, already.
-    pub(super) async fn rows(
+    pub(crate) async fn rows(
         &mut self,
         store: &dyn Store,
         record: &Record,

@@ -9,6 +9,7 @@ mod inspect;
 mod long;
 mod migration;
 mod outage;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,129 @@
+//! Ids that were given out elsewhere: a partition's log is made to say so, and its next owner starts above them.
+
+use chat_broker::{Broker, Sequence};
+use chat_protocol::record::{Record, RecordKind};
+use chat_protocol::{MessageId, NodeId, Partition};
+use uuid::Uuid;
+
+use super::append::{Settled, settle};
+use super::ownership::Append;
+
+/// Others may write in between, but nobody should.
+const ATTEMPTS: usize = 5;
+
+/// What the next owner of a partition starts above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Epoch of the last owner.
+    pub epoch: u64,
+    /// Ids up to here may have been used.
+    pub reserved_until: MessageId,
+}
+
+impl Floor {
+    /// What a record says.
+    pub fn of(record: &Record) -> Floor {
+        Floor { epoch: record.epoch, reserved_until: MessageId(record.reserved_until) }
+    }
+
+    /// Above both.
+    pub fn max(self, other: Floor) -> Floor {
+        Floor {
+            epoch: self.epoch.max(other.epoch),
+            reserved_until: self.reserved_until.max(other.reserved_until),
+        }
+    }
+
+    fn closing_record(self) -> Record {
+        Record {
+            kind: RecordKind::Closing as i32,
+            epoch: self.epoch,
+            // No node wrote it, and nobody holds its lease.
+            node: NodeId(Uuid::nil()).as_bytes().to_vec(),
+            start: 0,
+            reserved_until: self.reserved_until.0,
+            entries: vec![],
+            // Nothing is known of the store: the next owner brings it up to the log.
+            is_written: false,
+        }
+    }
+}
+
+/// Sees to it that a partition's last record is at or above the floor: if it is not, a closing record is appended. No node
+/// may own the partition. Says whether it was needed.
+pub async fn raise(
+    broker: &dyn Broker,
+    partition: Partition,
+    floor: Floor,
+) -> anyhow::Result<bool> {
+    for _ in 0..ATTEMPTS {
+        let last = broker.last(partition).await?;
+        let present = match &last {
+            Some(stored) => Floor::of(&Record::from_bytes(&stored.payload)?),
+            None => Floor::default(),
+        };
+        let wanted = present.max(floor);
+        if wanted == present {
+            return Ok(false);
+        }
+        let expected = last.map_or(Sequence(0), |stored| stored.sequence);
+        let payload = wanted.closing_record().to_bytes().into();
+        match settle(broker, partition, &Append { expected, payload }).await {
+            Settled::Accepted(_) => return Ok(true),
+            Settled::Full => {
+                anyhow::bail!(
+                    "The log has no room. Give its streams more space, then run this again."
+                )
+            }
+            Settled::TooLarge => anyhow::bail!("The broker takes no record, however small."),
+            // The last record was a stale read.
+            Settled::Deposed => {}
+        }
+    }
+    anyhow::bail!(
+        "Partition {partition} is being written by another process. Stop all nodes first."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use chat_broker::embedded::EmbeddedBroker;
+    use chat_protocol::Millis;
+    use chat_store::Checkpoint;
+
+    use super::super::{Lease, Ownership, ownership::Tip};
+    use super::*;
+
+    const PARTITION: Partition = Partition(7);
+
+    #[tokio::test]
+    async fn the_next_owner_starts_above_the_floor_and_no_floor_is_ever_lowered() {
+        let broker = EmbeddedBroker::memory();
+        let used = MessageId::last_of(Millis::from_2025(5_000_000));
+        let floor = Floor { epoch: 9, reserved_until: used };
+        assert!(raise(&broker, PARTITION, floor).await.unwrap());
+        assert!(!raise(&broker, PARTITION, floor).await.unwrap(), "once is enough");
+        let lower = Floor { epoch: 3, reserved_until: MessageId(1) };
+        assert!(!raise(&broker, PARTITION, lower).await.unwrap());
+        let newer = Floor { epoch: 12, reserved_until: MessageId(1) };
+        assert!(raise(&broker, PARTITION, newer).await.unwrap());
+        let last = broker.last(PARTITION).await.unwrap().unwrap();
+        let record = Record::from_bytes(&last.payload).unwrap();
+        assert_eq!((record.epoch, MessageId(record.reserved_until)), (12, used));
+
+        let lease = Lease { node: NodeId::random(), start: 1 };
+        let tip = Tip::of_record(last.sequence, &record);
+        // Its clock is far behind.
+        let mut owner = Ownership::open(PARTITION, lease, tip, Millis::from_2025(1));
+        assert_eq!(owner.epoch(), 13);
+        let append = owner.append().unwrap().clone();
+        let sequence = broker.append(PARTITION, append.expected, append.payload).await.unwrap();
+        owner.accepted(sequence);
+        owner.replayed();
+        assert!(owner.next_id(Millis::from_2025(1)).unwrap() > used);
+        assert_eq!(
+            owner.checkpoint(sequence),
+            Checkpoint { epoch: 13, ..owner.checkpoint(sequence) }
+        );
+    }
+}
