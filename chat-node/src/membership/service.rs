@@ -26,6 +26,8 @@ const RENEW_MAX: Duration = Duration::from_millis(1_000);
 const RENEW_RETRY: Duration = Duration::from_millis(100);
 /// How often it is looked at what to take and to release, if nothing happens.
 const DECIDE_EVERY: Duration = Duration::from_millis(100);
+/// How long what has happened is gathered before that.
+const GATHER: Duration = Duration::from_millis(2);
 /// How long a log may go on to say that a partition is held whose owner says that it has closed it.
 const OFFER_PATIENCE: Duration = Duration::from_millis(500);
 const WATCH_RETRY: Duration = Duration::from_millis(250);
@@ -344,6 +346,8 @@ impl Membership {
                 () = self.decide.notified() => {}
                 () = tokio::time::sleep(DECIDE_EVERY) => {}
             }
+            // Partitions come and go in great numbers: one look for several of them.
+            tokio::time::sleep(GATHER).await;
         }
     }
 

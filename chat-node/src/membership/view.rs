@@ -282,7 +282,6 @@ impl View {
         releases = releases.saturating_sub(count(|holding| *holding == Holding::Releasing));
         let mut moves = Moves::default();
         for (partition, holding) in Partition::all().zip(holdings) {
-            let heir = self.heir(partition, may_own);
             match holding {
                 Holding::Idle if may_own && takes > 0 && self.is_wanted(partition, now) => {
                     self.next_try.insert(partition, now + RETRY);
@@ -290,6 +289,7 @@ impl View {
                     moves.take.push((partition, self.offered_until.contains_key(&partition)));
                 }
                 Holding::Open(since) if releases > 0 => {
+                    let heir = self.heir(partition, may_own);
                     let has_settled = now.saturating_sub(*since) >= SETTLE;
                     let moves_on = self.is_current() && has_settled && heir.is_some();
                     if !may_own || moves_on {

@@ -232,7 +232,7 @@ mod long {
 
     /// What a node that leaves may cost a sender.
     const HAND_OVER_MAX: Duration = Duration::from_millis(200);
-    const HAND_OVERS: usize = 10;
+    const HAND_OVERS: usize = 11;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[ignore = "long: `cargo xtask test --long` runs it"]

@@ -343,8 +343,10 @@ impl Owner {
     /// A store that was away may have come back without what it took last.
     fn notice_outage(&mut self) {
         let trails = !self.shared.store.durability_lag().is_zero();
-        let has_failed = self.shared.outages.failures() != self.failures_seen;
-        if trails && has_failed && self.replaying.is_none() {
+        let failures = self.shared.outages.failures();
+        if trails && failures != self.failures_seen {
+            self.failures_seen = failures;
+            // In place of one that has not begun yet, or was begun before the store failed.
             self.replay(Duration::ZERO);
         }
     }

@@ -28,9 +28,10 @@ const HELD_PAUSE: Duration = Duration::from_millis(10);
 /// Between two attempts to bring the store up to the log.
 const REPLAY_PAUSE: Duration = Duration::from_secs(2);
 
-/// When the end of the log is written again after a hand-over, and how far partitions are apart in this.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
-const AGAIN_SPREAD: Duration = Duration::from_millis(50);
+/// When the end of the log is written again after a hand-over, and how far partitions are apart in this. Late: a rollout
+/// moves a partition several times within a minute, and only the last of its owners has to.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+const AGAIN_SPREAD: Duration = Duration::from_millis(100);
 
 /// Bytes of the log read at a time.
 const PAGE_BYTES: usize = 4 * RECORD_BYTES_MAX;
