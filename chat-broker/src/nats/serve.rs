@@ -283,10 +283,16 @@ impl Answers {
         let (responder, subject) = (self.responder.clone(), self.subject);
         let client = self.shared.connection.client.clone();
         let closed = self.shared.closed.clone();
+        let work = async move { responder.respond(subject, message.payload).await };
+        let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+        // Requests are begun in the order of their arrival; tasks are not.
+        let begun = work.as_mut().now_or_never();
         // Bounded by the permit that it holds. It ends with the connection only where the answer has no way back.
         tokio::spawn(async move {
-            let work = AssertUnwindSafe(responder.respond(subject, message.payload));
-            let answer = work.catch_unwind().await;
+            let answer = match begun {
+                Some(answer) => answer,
+                None => work.await,
+            };
             drop(permit);
             if closed.is_cancelled() {
                 return;

@@ -112,6 +112,8 @@ pub struct Ownership {
     pending: Option<Pending>,
     /// Ids issued whose entries are not fully in the store, in order: waiting in an append, in doubt, or in the log.
     unwritten: VecDeque<MessageId>,
+    /// The store may lack what it took.
+    is_store_doubted: bool,
 }
 
 impl Ownership {
@@ -133,6 +135,7 @@ impl Ownership {
             published: MessageId::ZERO,
             pending: None,
             unwritten: VecDeque::new(),
+            is_store_doubted: false,
         };
         ownership.prepare(RecordKind::Opening, reserved_until, vec![]);
         ownership
@@ -208,6 +211,11 @@ impl Ownership {
     pub fn tick(&mut self, now: Millis) {
         debug_assert!(self.phase == Phase::Open && self.pending.is_none());
         self.prepare(RecordKind::Tick, self.extended(now), vec![]);
+    }
+
+    /// The store may lack what it took: the closing record is not to say that the next owner finds everything there.
+    pub fn doubt_store(&mut self) {
+        self.is_store_doubted = true;
     }
 
     /// Prepares the closing record; from here on nothing is published. Its `reserved_until` is exactly what was used, so
@@ -307,7 +315,9 @@ impl Ownership {
             start: self.lease.start,
             reserved_until: reserved_until.0,
             entries,
-            is_written: kind == RecordKind::Closing && self.unwritten.is_empty(),
+            is_written: kind == RecordKind::Closing
+                && self.unwritten.is_empty()
+                && !self.is_store_doubted,
         };
         let append = Append { expected: self.expected, payload: record.to_bytes().into() };
         self.pending = Some(Pending { append, reserved_until, ids });

@@ -318,7 +318,7 @@ fn a_closing_record_reserves_exactly_what_was_used() {
 #[test]
 fn a_closing_record_tells_whether_the_store_holds_everything() {
     let now = Millis::from_2025(1_000);
-    let is_written = |has_written: bool| {
+    let is_written = |has_written: bool, is_doubted: bool| {
         let mut ownership = opened(unused(), now);
         let id = ownership.next_id(now).unwrap();
         ownership.batch(vec![entry(id)], now);
@@ -326,12 +326,19 @@ fn a_closing_record_tells_whether_the_store_holds_everything() {
         if has_written {
             ownership.written_up_to(id);
         }
+        if is_doubted {
+            ownership.doubt_store();
+        }
         assert!(ownership.close());
         let record = Record::from_bytes(&ownership.append().unwrap().payload).unwrap();
         Tip::of_record(Sequence(3), &record).is_written()
     };
-    assert!(is_written(true));
-    assert!(!is_written(false), "the store was slow: the next owner must write what it lacks");
+    assert!(is_written(true, false));
+    assert!(!is_written(true, true), "the store was away: it may have lost what it took");
+    assert!(
+        !is_written(false, false),
+        "the store was slow: the next owner must write what it lacks"
+    );
 }
 
 #[test]

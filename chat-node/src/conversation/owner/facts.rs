@@ -47,9 +47,12 @@ impl Owner {
     /// busy conversation would get no further than a send per read while a fresh owner has to look each of them up.
     pub(super) fn fetch_fact(&mut self, work: Work, need: Need) {
         let store = self.shared.store.clone();
+        // Those that wait for the conversation came before what is in the queue.
+        let slot = self.slots.find(&work.command.conversation_id);
+        let is_next = slot.is_none_or(|slot| slot.blocked.is_empty());
         let behind = match need {
-            Need::Duplicate => self.take_sends_behind(&work),
-            Need::Message(_) | Need::Blocked(..) => Vec::new(),
+            Need::Duplicate if is_next => self.take_sends_behind(&work),
+            Need::Duplicate | Need::Message(_) | Need::Blocked(..) => Vec::new(),
         };
         self.fetching.push(Box::pin(async move {
             let (fact, behind) = tokio::join!(

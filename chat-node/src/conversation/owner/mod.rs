@@ -16,7 +16,7 @@ mod slots;
 mod writing;
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -209,12 +209,21 @@ pub struct Owner {
     committed: MessageId,
     duplicates: Duplicates,
     writing: Writing,
-    /// What the store may have lost, or may lose soon, is being written again. Tells the failures of the store before that.
-    replaying: Option<BoxFuture<'static, u64>>,
+    /// What the store may have lost, or may lose soon, is being written again.
+    replaying: Option<BoxFuture<'static, ()>>,
+    /// That is so because the store was away.
+    is_recovering: bool,
     /// Failures of the store that were followed by a replay.
     failures_seen: u64,
     rooms: RoomBatches,
     housekeeping_rounds: u64,
+}
+
+impl Drop for Owner {
+    /// What it still held is not written by this node any more.
+    fn drop(&mut self) {
+        self.shared.unwritten_bytes.fetch_sub(self.writing.held_bytes(), Ordering::Relaxed);
+    }
 }
 
 impl Owner {
@@ -236,6 +245,7 @@ impl Owner {
         let mut owner = Owner {
             writing: Writing::new(opened.sequence, opened.durable_to, elapsed),
             replaying: None,
+            is_recovering: false,
             failures_seen,
             duplicates: Duplicates::new(shared.clock.now(), elapsed, opened.unused),
             rooms: RoomBatches::new(shared.room_window),
@@ -280,9 +290,9 @@ impl Owner {
                 }
                 Some(fetched) = self.fetching.next(), if !self.fetching.is_empty() => self.fetched(fetched),
                 written = self.writing.done(), if self.writing.is_under_way() => self.written(written),
-                failures = wait(&mut self.replaying), if self.replaying.is_some() => {
+                () = wait(&mut self.replaying), if self.replaying.is_some() => {
                     self.replaying = None;
-                    self.failures_seen = failures;
+                    self.is_recovering = false;
                     self.writing.replayed(self.shared.clock.elapsed());
                 }
                 () = until(room_flush) => {
@@ -346,9 +356,17 @@ impl Owner {
         let failures = self.shared.outages.failures();
         if trails && failures != self.failures_seen {
             self.failures_seen = failures;
+            self.is_recovering = true;
             // In place of one that has not begun yet, or was begun before the store failed.
             self.replay(Duration::ZERO);
         }
+    }
+
+    /// Whether the store may lack something that it took and this owner knows.
+    fn doubts_store(&self) -> bool {
+        let trails = !self.shared.store.durability_lag().is_zero();
+        let failures = self.shared.outages.failures();
+        trails && (self.is_recovering || failures != self.failures_seen)
     }
 
     async fn look_after(&mut self) {
@@ -391,11 +409,16 @@ impl Owner {
             work.answer(Err(moved()));
         }
         if self.locked().is_over() {
+            self.writing.answer_all();
             return Ended::Deposed;
         }
         let written = tokio::time::timeout(CLOSING_WRITE_MAX, self.write_all()).await;
         if written.is_err() {
+            self.writing.answer_all();
             tracing::info!(partition = %self.partition, "the store is slow; the next owner replays what it lacks");
+        }
+        if self.doubts_store() {
+            self.locked().doubt_store();
         }
         if self.locked().close() {
             self.send_append();

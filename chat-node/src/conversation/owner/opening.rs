@@ -56,8 +56,12 @@ pub(super) async fn open(
 ) -> Option<Opened> {
     let patient_until = Instant::now() + patience;
     let mut complained = false;
+    let failures = shared.outages.failures();
+    let mut has_failed = false;
     loop {
-        match attempt(shared, partition).await {
+        // What a closing record says of the store holds for a store that has not been away since.
+        let is_trusted = !has_failed && shared.outages.failures() == failures;
+        match attempt(shared, partition, is_trusted).await {
             Ok(Attempt::Opened(opened)) => return Some(*opened),
             // Its owner said that it has closed it: the read was stale.
             Ok(Attempt::Held) if Instant::now() < patient_until => {
@@ -65,6 +69,7 @@ pub(super) async fn open(
             }
             Ok(Attempt::Held | Attempt::Lost) => return None,
             Err(error) => {
+                has_failed = true;
                 // Once is enough: the readiness probe goes on telling.
                 if !std::mem::replace(&mut complained, true) {
                     tracing::warn!(%partition, %error, "cannot open the partition yet, trying on");
@@ -84,7 +89,11 @@ enum Attempt {
     Lost,
 }
 
-async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attempt> {
+async fn attempt(
+    shared: &Shared,
+    partition: Partition,
+    is_trusted: bool,
+) -> anyhow::Result<Attempt> {
     let last = match shared.broker.last(partition).await? {
         Some(stored) => Some((stored.sequence, Record::from_bytes(&stored.payload)?)),
         None => None,
@@ -111,10 +120,15 @@ async fn attempt(shared: &Shared, partition: Partition) -> anyhow::Result<Attemp
         Settled::TooLarge => anyhow::bail!("the broker refuses an opening record as too large"),
     }
     let sequence = ownership.sequence();
-    let written_to = Sequence(checkpoint.sequence);
+    // A checkpoint ahead of the log speaks of a log that is lost: nothing of this one is known to be in the store.
+    let last_sequence = last.as_ref().map_or(Sequence(0), |(sequence, _)| *sequence);
+    let written_to = match Sequence(checkpoint.sequence) {
+        ahead if ahead > last_sequence => Sequence(0),
+        written_to => written_to,
+    };
     let durable_to = Some(written_to).filter(|_| !shared.store.durability_lag().is_zero());
     // Without a checkpoint this is another store than the one the closing record speaks of: one that was restored.
-    let is_written = tip.is_written() && checkpoint.sequence > 0;
+    let is_written = is_trusted && tip.is_written() && written_to > Sequence(0);
     // Nobody has to wait for what only a crash of the store could undo.
     if !is_written {
         // From here on the partition is this owner's: a store that is away delays it, and is no reason to open once more.
@@ -152,14 +166,14 @@ pub(super) fn again_after(partition: Partition) -> Duration {
 }
 
 /// Writes everything in (`after`, `up_to`] once more, beside what the owner writes. Returns once that was done while the
-/// store did not fail, and how often it had failed before.
+/// store did not fail.
 pub(super) async fn replay_again(
     shared: Arc<Shared>,
     partition: Partition,
     after: Sequence,
     up_to: Sequence,
     delay: Duration,
-) -> u64 {
+) {
     tokio::time::sleep(delay).await;
     loop {
         let failures = shared.outages.failures();
@@ -169,7 +183,7 @@ pub(super) async fn replay_again(
             replay(&shared, partition, after, up_to, |_| None).await
         };
         match replayed.await {
-            Ok(()) if shared.outages.failures() == failures => return failures,
+            Ok(()) if shared.outages.failures() == failures => return,
             // What was written before the failure may be lost again.
             Ok(()) => {}
             Err(error) => {

@@ -86,6 +86,8 @@ pub(super) struct Writing {
     trail: VecDeque<(Duration, Sequence)>,
     /// What is behind the first checkpoint of the trail is being written again.
     is_replaying: bool,
+    /// Its part of what the node keeps in memory until it is written.
+    held_bytes: usize,
     /// A tick was accepted: its reservation belongs into the checkpoint.
     ticked: bool,
     marks: BTreeMap<(ConversationId, UserId), u64>,
@@ -108,6 +110,7 @@ impl Writing {
             checkpoint: opened_at,
             trail: durable_to.map(|sequence| (elapsed, sequence)).into_iter().collect(),
             is_replaying: false,
+            held_bytes: 0,
             ticked: false,
             marks: BTreeMap::new(),
             answers: VecDeque::new(),
@@ -129,6 +132,7 @@ impl Writing {
             return false;
         }
         shared.unwritten_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.held_bytes += bytes;
         self.queue.push_back(Waiting { entry, rows, bytes, ends_record });
         self.due.get_or_insert_with(|| Instant::now() + until_next_window(shared.clock.elapsed()));
         if let Some(sequence) = ends_record {
@@ -144,6 +148,18 @@ impl Writing {
             self.trail.push_back((elapsed, self.checkpoint));
         }
         self.trail[0].1
+    }
+
+    /// Its part of [`Shared::unwritten_bytes`].
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Nobody waits for the store any longer: all of it is committed.
+    pub(super) fn answer_all(&mut self) {
+        for waiting in self.answers.drain(..) {
+            drop(waiting.reply.send(Ok(waiting.answer)));
+        }
     }
 
     /// It was written again, and may still be lost for a while.
@@ -338,6 +354,7 @@ impl Owner {
     /// A write is done: ids are written, answers go out, memory is free.
     pub(super) fn written(&mut self, written: Written) {
         self.shared.unwritten_bytes.fetch_sub(written.bytes, Ordering::Relaxed);
+        self.writing.held_bytes -= written.bytes;
         let waiting = self.shared.unwritten_bytes.load(Ordering::Relaxed);
         self.shared.metrics.unwritten_bytes.set(waiting as i64);
         if let Some(sequence) = written.checkpoint {

@@ -214,7 +214,7 @@ async fn an_owner_dies_while_the_store_is_down() {
 async fn clocks_are_set_ahead_and_back() {
     let mut run = Run::start("clocks", RunOptions::default()).await;
     // Those beyond two seconds cost a node its partitions.
-    for offset_ms in [1_500, -1_500, 20_000, 0, -20_000, 0] {
+    for offset_ms in [1_500, 5_000, 0, -5_000, 3_600_000, 0] {
         run.until_more(100, PATIENCE).await;
         let node = run.random.random_range(0..3);
         let what = format!("set the clock of {node} to {offset_ms} ms from the right time");
