@@ -49,8 +49,8 @@ impl Floor {
     }
 }
 
-/// Sees to it that a partition's last record is at or above the floor: if it is not, a closing record is appended. No node
-/// may own the partition. Says whether it was needed.
+/// Sees to it that a partition's last record is at or above the floor, and does not vouch for a store: if it is not, or
+/// does, a closing record is appended. No node may own the partition. Says whether it was below.
 pub async fn raise(
     broker: &dyn Broker,
     partition: Partition,
@@ -58,18 +58,17 @@ pub async fn raise(
 ) -> anyhow::Result<bool> {
     for _ in 0..ATTEMPTS {
         let last = broker.last(partition).await?;
-        let present = match &last {
-            Some(stored) => Floor::of(&Record::from_bytes(&stored.payload)?),
-            None => Floor::default(),
-        };
+        let record = last.as_ref().map(|stored| Record::from_bytes(&stored.payload)).transpose()?;
+        let present = record.as_ref().map_or_else(Floor::default, Floor::of);
         let wanted = present.max(floor);
-        if wanted == present {
+        let is_raised = wanted != present;
+        if !is_raised && !record.is_some_and(|record| record.is_written) {
             return Ok(false);
         }
         let expected = last.map_or(Sequence(0), |stored| stored.sequence);
         let payload = wanted.closing_record().to_bytes().into();
         match settle(broker, partition, &Append { expected, payload }).await {
-            Settled::Accepted(_) => return Ok(true),
+            Settled::Accepted(_) => return Ok(is_raised),
             Settled::Full => {
                 anyhow::bail!(
                     "The log has no room. Give its streams more space, then run this again."
@@ -125,5 +124,18 @@ mod tests {
             owner.checkpoint(sequence),
             Checkpoint { epoch: 13, ..owner.checkpoint(sequence) }
         );
+    }
+
+    #[tokio::test]
+    async fn nobody_vouches_any_longer_for_the_store() {
+        let broker = EmbeddedBroker::memory();
+        let closing = Floor { epoch: 4, reserved_until: MessageId(77) }.closing_record();
+        let vouching = Record { is_written: true, ..closing.clone() };
+        broker.append(PARTITION, Sequence(0), vouching.to_bytes().into()).await.unwrap();
+        assert!(!raise(&broker, PARTITION, Floor::default()).await.unwrap(), "it was no lower");
+        let last = broker.last(PARTITION).await.unwrap().unwrap();
+        assert_eq!(Record::from_bytes(&last.payload).unwrap(), closing);
+        raise(&broker, PARTITION, Floor::default()).await.unwrap();
+        assert_eq!(broker.last(PARTITION).await.unwrap().unwrap().sequence, last.sequence);
     }
 }

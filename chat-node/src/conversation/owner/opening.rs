@@ -122,13 +122,13 @@ async fn attempt(
     let sequence = ownership.sequence();
     // A checkpoint ahead of the log speaks of a log that is lost: nothing of this one is known to be in the store.
     let last_sequence = last.as_ref().map_or(Sequence(0), |(sequence, _)| *sequence);
-    let written_to = match Sequence(checkpoint.sequence) {
-        ahead if ahead > last_sequence => Sequence(0),
-        written_to => written_to,
-    };
+    let is_of_this_log = Sequence(checkpoint.sequence) <= last_sequence;
+    let written_to = Sequence(if is_of_this_log { checkpoint.sequence } else { 0 });
     let durable_to = Some(written_to).filter(|_| !shared.store.durability_lag().is_zero());
-    // Without a checkpoint this is another store than the one the closing record speaks of: one that was restored.
-    let is_written = is_trusted && tip.is_written() && written_to > Sequence(0);
+    // A checkpoint that does not trail and says nothing is that of a store that was restored, and is not the one that the
+    // closing record speaks of.
+    let is_same_store = durable_to.is_some() || written_to > Sequence(0);
+    let is_written = is_trusted && is_of_this_log && is_same_store && tip.is_written();
     // Nobody has to wait for what only a crash of the store could undo.
     if !is_written {
         // From here on the partition is this owner's: a store that is away delays it, and is no reason to open once more.
