@@ -20,7 +20,7 @@ pub(crate) async fn measure(
     quick: bool,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let client = async_nats::connect(platform.nats.url()).await.context("connect to NATS")?;
+    let client = async_nats::connect(platform.nats.url_of(0)).await.context("connect to NATS")?;
     let jetstream = jetstream::new(client);
     let stream = stream::Config {
         name: STREAM.to_owned(),
