@@ -213,8 +213,8 @@ async fn an_owner_dies_while_the_store_is_down() {
 #[ignore = "long: `cargo xtask test --long` runs it"]
 async fn clocks_are_set_ahead_and_back() {
     let mut run = Run::start("clocks", RunOptions::default()).await;
-    // Those beyond two seconds cost a node its partitions.
-    for offset_ms in [1_500, 5_000, 0, -5_000, 3_600_000, 0] {
+    // Those beyond two seconds cost a node its partitions: only one at a time, or nobody could own any.
+    for offset_ms in [1_500, 5_000, -1_500, -5_000] {
         run.until_more(100, PATIENCE).await;
         let node = run.random.random_range(0..3);
         let what = format!("set the clock of {node} to {offset_ms} ms from the right time");
@@ -229,13 +229,13 @@ async fn clocks_are_set_ahead_and_back() {
         // An owner with such a clock dies, and leaves its reservations.
         run.fault(&format!("kill {node}"), move |platform| platform.nodes[node].kill()).await;
         run.until_more(100, PATIENCE).await;
-        run.fault(&format!("restart {node}"), move |platform| platform.nodes[node].restart()).await;
+        run.fault(&format!("restart {node}, and set its clock right"), move |platform| {
+            platform.nodes[node].restart();
+            platform.nodes[node].set_clock(0);
+        })
+        .await;
     }
-    run.fault("set all clocks right", |platform| {
-        platform.nodes.iter().for_each(|node| node.set_clock(0));
-        wait_until_ready(platform);
-    })
-    .await;
+    run.fault("wait for all", wait_until_ready).await;
     run.until_more(100, PATIENCE).await;
     run.finish().await;
 }
