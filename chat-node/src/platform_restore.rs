@@ -90,7 +90,9 @@ pub async fn restore(config: &Config, say: &(dyn Fn(&str) + Sync)) -> anyhow::Re
         bail!("{reason}");
     }
     let partitions = look(&log, &store).await?;
-    let raised = raise(&log, &partitions).await?;
+    // A log that was restored too, or is new, must not give out ids that the store knows already.
+    let floors = partitions.iter().map(|found| (found.partition, found.floor));
+    let raised = floor::raise_all(&log, floors).await?;
     let epoch = rand::random();
     // If this run ends in between, the two differ and no node starts: another run brings them together again.
     store.renew_epoch(epoch).await?;
@@ -130,14 +132,6 @@ async fn look(log: &dyn Broker, store: &dyn Store) -> anyhow::Result<Vec<Found>>
         anyhow::Ok(Found { partition, floor, sequence: Sequence(checkpoint.sequence), first })
     });
     found.buffered(CONCURRENCY).try_collect().await
-}
-
-/// A log that was restored too, or is new, must not give out ids that the store knows already.
-async fn raise(log: &dyn Broker, partitions: &[Found]) -> anyhow::Result<usize> {
-    let raised =
-        stream::iter(partitions).map(|found| floor::raise(log, found.partition, found.floor));
-    let raised: Vec<bool> = raised.buffered(CONCURRENCY).try_collect().await?;
-    Ok(raised.into_iter().filter(|raised| *raised).count())
 }
 
 async fn put_epoch(log: &dyn Broker, epoch: u64) -> anyhow::Result<()> {

@@ -207,18 +207,32 @@ fn copy(store: &Path, place: PathBuf) -> anyhow::Result<(EmbeddedStore, Scratch)
     Ok((EmbeddedStore::open(&target, Default::default())?, scratch))
 }
 
+/// The records with entries of the next page behind `after`, which moves on. `None`: there is no more.
+async fn next_batches(
+    log: &dyn Broker,
+    partition: Partition,
+    after: &mut Sequence,
+) -> anyhow::Result<Option<Vec<Record>>> {
+    let page = log.read_log(partition, *after, PAGE_BYTES).await?;
+    let Some(last) = page.last() else { return Ok(None) };
+    *after = last.sequence;
+    let mut batches = Vec::new();
+    for stored in page {
+        let record = Record::from_bytes(&stored.payload)?;
+        if record.kind == RecordKind::Batch as i32 {
+            batches.push(record);
+        }
+    }
+    Ok(Some(batches))
+}
+
 /// Whether the log holds entries that the store may not.
 async fn has_tail(log: &dyn Broker, store: &dyn Store) -> anyhow::Result<bool> {
     for partition in Partition::all() {
         let mut after = Sequence(store.checkpoint(partition).await?.sequence);
-        loop {
-            let page = log.read_log(partition, after, PAGE_BYTES).await?;
-            let Some(last) = page.last() else { break };
-            after = last.sequence;
-            for stored in page {
-                if Record::from_bytes(&stored.payload)?.kind == RecordKind::Batch as i32 {
-                    return Ok(true);
-                }
+        while let Some(batches) = next_batches(log, partition, &mut after).await? {
+            if !batches.is_empty() {
+                return Ok(true);
             }
         }
     }
@@ -230,16 +244,10 @@ async fn materialise(log: &dyn Broker, store: &EmbeddedStore) -> anyhow::Result<
     for partition in Partition::all() {
         let mut replay = Replay::default();
         let mut after = Sequence(store.checkpoint(partition).await?.sequence);
-        loop {
-            let page = log.read_log(partition, after, PAGE_BYTES).await?;
-            let Some(last) = page.last() else { break };
-            after = last.sequence;
-            for stored in page {
-                let record = Record::from_bytes(&stored.payload)?;
-                if record.kind == RecordKind::Batch as i32 {
-                    let rows = replay.rows(store, &record).await?;
-                    write(store, partition, &record, rows).await?;
-                }
+        while let Some(batches) = next_batches(log, partition, &mut after).await? {
+            for record in batches {
+                let rows = replay.rows(store, &record).await?;
+                write(store, partition, &record, rows).await?;
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::config::{BrokerAddress, Config, StoreAddress};
 use crate::node::ports;
 use crate::partition::floor::{self, Floor};
 
-/// Partitions that are looked at or written at once.
+/// Partitions that are looked at at once.
 const CONCURRENCY: usize = 16;
 
 /// Broker and store of a platform on which no node runs.
@@ -69,11 +69,7 @@ impl Target {
             (*partition, Checkpoint { sequence: 0, reserved_until, epoch })
         };
         self.store.put_checkpoints(floors.iter().map(checkpoint).collect()).await?;
-        stream::iter(floors.into_iter().map(Ok))
-            .try_for_each_concurrent(CONCURRENCY, |(partition, floor)| async move {
-                floor::raise(&*self.log, partition, floor).await.map(drop)
-            })
-            .await
+        floor::raise_all(&*self.log, floors).await.map(drop)
     }
 
     /// Store and log belong together: nodes may start.

@@ -3,6 +3,7 @@
 use chat_broker::{Broker, Sequence};
 use chat_protocol::record::{Record, RecordKind};
 use chat_protocol::{MessageId, NodeId, Partition};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::append::{Settled, settle};
@@ -10,6 +11,9 @@ use super::ownership::Append;
 
 /// Others may write in between, but nobody should.
 const ATTEMPTS: usize = 5;
+
+/// Partitions that are looked at or raised at once.
+const CONCURRENCY: usize = 16;
 
 /// What the next owner of a partition starts above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +86,16 @@ pub async fn raise(
     anyhow::bail!(
         "Partition {partition} is being written by another process. Stop all nodes first."
     )
+}
+
+/// [`raise`] for many partitions. Returns how many were below.
+pub async fn raise_all(
+    broker: &dyn Broker,
+    floors: impl IntoIterator<Item = (Partition, Floor)>,
+) -> anyhow::Result<usize> {
+    let raises = floors.into_iter().map(|(partition, floor)| raise(broker, partition, floor));
+    let raised = stream::iter(raises).buffer_unordered(CONCURRENCY);
+    raised.try_fold(0, async |count, raised| Ok(count + usize::from(raised))).await
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chat_broker::{Broker, Bus, Sequence};
+use chat_broker::{Broker, Bus};
 use chat_protocol::error::{Code, Refusal};
 use chat_protocol::{MessageId, Partition};
 use chat_store::Store;
@@ -384,7 +384,7 @@ impl Owner {
         self.duplicates.evict(elapsed, lowest_unwritten);
         // Every ten minutes, at a different second in each partition.
         if (self.housekeeping_rounds + self.partition.0 as u64).is_multiple_of(600) {
-            let up_to = Sequence(self.writing.checkpoint_sequence());
+            let up_to = self.writing.durable_to();
             let purged =
                 self.shared.broker.purge(self.partition, up_to, self.shared.log_retention).await;
             if let Err(error) = purged {

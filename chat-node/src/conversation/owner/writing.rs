@@ -235,8 +235,8 @@ impl Writing {
     }
 
     /// What may be purged from the log.
-    pub(super) fn checkpoint_sequence(&self) -> u64 {
-        self.trail.front().map_or(self.checkpoint, |(_, sequence)| *sequence).0
+    pub(super) fn durable_to(&self) -> Sequence {
+        self.trail.front().map_or(self.checkpoint, |(_, sequence)| *sequence)
     }
 
     fn is_idle(&self) -> bool {
@@ -274,7 +274,7 @@ impl Writing {
             return self.checkpoint;
         }
         if self.is_replaying {
-            return self.trail.front().map_or(self.checkpoint, |(_, sequence)| *sequence);
+            return self.durable_to();
         }
         if self.trail.back().is_none_or(|(_, last)| *last < self.checkpoint) {
             self.trail.push_back((elapsed, self.checkpoint));
@@ -282,7 +282,7 @@ impl Writing {
         while self.trail.len() > 1 && elapsed.saturating_sub(self.trail[1].0) >= lag {
             self.trail.pop_front();
         }
-        self.trail.front().map_or(self.checkpoint, |(_, sequence)| *sequence)
+        self.durable_to()
     }
 }
 

@@ -14,6 +14,11 @@ fn wait_until_ready(platform: &Platform) {
     platform.nodes.iter().for_each(|node| node.wait_until_ready());
 }
 
+fn restart_store(platform: &Platform) {
+    platform.cassandra.restart(0);
+    platform.cassandra.wait_until_up(0);
+}
+
 fn with_three_nats() -> RunOptions {
     RunOptions { platform: PlatformOptions { nats: 3, nodes: 3 }, ..RunOptions::default() }
 }
@@ -94,11 +99,7 @@ async fn sends_go_on_while_the_store_is_down_for_a_minute() {
     let (later, live) = run.progress();
     assert!(later > acknowledged + 200, "{} acknowledged in a minute", later - acknowledged);
     assert!(live > received + 200, "{} received live in a minute", live - received);
-    run.fault("restart the store", |platform| {
-        platform.cassandra.restart(0);
-        platform.cassandra.wait_until_up(0);
-    })
-    .await;
+    run.fault("restart the store", restart_store).await;
     run.until_more(100, PATIENCE).await;
     run.finish().await;
 }
@@ -138,11 +139,7 @@ async fn everything_is_restarted_one_after_the_other_under_load() {
         })
         .await;
     }
-    run.fault("restart the store", |platform| {
-        platform.cassandra.restart(0);
-        platform.cassandra.wait_until_up(0);
-    })
-    .await;
+    run.fault("restart the store", restart_store).await;
     run.until_more(100, PATIENCE).await;
     run.finish().await;
 }
@@ -199,8 +196,7 @@ async fn an_owner_dies_while_the_store_is_down() {
     run.fault(&format!("kill {victim}"), move |platform| platform.nodes[victim].kill()).await;
     run.wait(10).await;
     run.fault("restart the store and the node", move |platform| {
-        platform.cassandra.restart(0);
-        platform.cassandra.wait_until_up(0);
+        restart_store(platform);
         platform.nodes[victim].restart();
         platform.nodes[victim].wait_until_ready();
     })
