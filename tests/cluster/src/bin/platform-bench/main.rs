@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// When NATS syncs to disk: `always`, or a time such as `2m`.
     #[arg(long, default_value = "2m")]
     sync_interval: String,
-    /// Only parts whose name begins with this: pairs, room, reconnect, idle, raw, outage. May be repeated.
+    /// Only parts whose name begins with this: pairs, room, reconnect, history, idle, raw, outage. May be repeated.
     #[arg(long)]
     scenario: Vec<String>,
     /// Shorter and smaller, for a first look.

@@ -20,11 +20,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "pairs", words: &["pairs"], everything: true },
     Scenario { name: "room 100", words: &["room", "100"], everything: true },
     Scenario { name: "room 1000", words: &["room", "1000"], everything: true },
+    Scenario { name: "room 5000", words: &["room", "5000"], everything: true },
     Scenario {
         name: "reconnect",
         words: &["--connections", "2000", "reconnect"],
         everything: false,
     },
+    // A database with half a core takes longer to fill than a node's own store.
+    Scenario { name: "history", words: &["history", "--messages", "50000"], everything: true },
     Scenario { name: "idle", words: &["--connections", "8000", "idle"], everything: false },
 ];
 
