@@ -205,7 +205,14 @@ impl Owners {
 
     /// Has every owner write to its log, so that one which has lost its partition finds it out.
     pub fn look_at_logs(&self) {
-        self.tick.send_modify(|tick| *tick = Tick { number: tick.number + 1, is_forced: true });
+        self.extend_reservations(true);
+    }
+
+    fn extend_reservations(&self, is_forced: bool) {
+        self.tick.send_modify(|tick| {
+            tick.number += 1;
+            tick.forced += u64::from(is_forced);
+        });
     }
 
     async fn own(
@@ -287,12 +294,13 @@ impl Owners {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                _ = announce.tick() => self.announce_once(),
-                _ = tick.tick() => {
-                    self.tick.send_modify(|tick| {
-                        *tick = Tick { number: tick.number + 1, is_forced: false };
-                    });
+                _ = announce.tick() => {
+                    if self.announce_once() {
+                        // Ids elsewhere are ahead of this node's clock: nobody is to wait for the next round.
+                        self.extend_reservations(false);
+                    }
                 }
+                _ = tick.tick() => self.extend_reservations(false),
                 () = stop.cancelled() => return,
             }
         }
@@ -311,7 +319,8 @@ impl Owners {
         self.watermarks.hear(&announcement);
     }
 
-    fn announce_once(&self) {
+    /// Whether a partition's watermark waits for its reservation.
+    fn announce_once(&self) -> bool {
         // Probes first: an echo says that the states were read after it was heard.
         let echoes = {
             let probes = self.probes.lock().expect("no code panics while it holds this lock");
@@ -321,20 +330,24 @@ impl Owners {
         let heard = self.watermarks.highest_heard();
         // A node whose lease is over may have been replaced: nothing it says as an owner counts until it has renewed it.
         let is_held = self.shared.leases.is_held();
+        let mut is_outrun = false;
         let partitions = Partition::conversations()
             .filter(|_| is_held)
             .filter_map(|partition| {
-                let (watermark, highest) = self.local(partition)?.watermark(now, heard)?;
-                let partition = partition.0 as u32;
-                Some(PartitionState { partition, watermark: watermark.0, highest: highest.0 })
+                let progress = self.local(partition)?.progress(now, heard)?;
+                is_outrun |= progress.is_outrun;
+                let (watermark, highest) = (progress.watermark.0, progress.highest.0);
+                Some(PartitionState { partition: partition.0 as u32, watermark, highest })
             })
             .collect();
         let probe = self.watermarks.probe().unwrap_or(0);
         let node = self.shared.lease.node.as_bytes().to_vec();
         let announcement = Announcement { node, partitions, echoes, probe };
         self.shared.bus.publish(&[Subject::Watermarks], announcement.to_payload());
-        let lag_ms = now.since(self.watermarks.safe().created_at());
+        // Ids may be ahead of the clock: then it is they who wait for the watermark.
+        let lag_ms = now.max(heard.created_at()).since(self.watermarks.safe().created_at());
         self.shared.metrics.safe_watermark_lag_seconds.set(lag_ms as f64 / 1_000.0);
+        is_outrun
     }
 
     /// Asks this node's own owner, without the bus. `None`: it is not here.

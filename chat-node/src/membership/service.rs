@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use chat_broker::{Broker, Change, Entry, Revision, Watch};
-use chat_protocol::Millis;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -70,8 +69,8 @@ pub struct Membership {
 
 struct State {
     view: View,
-    /// When the last renewals were sent and acknowledged, by the own clock.
-    renewals: VecDeque<(Revision, Millis, Millis)>,
+    /// When the last renewals were sent and acknowledged, by the monotonic clock.
+    renewals: VecDeque<(Revision, Duration, Duration)>,
 }
 
 impl Membership {
@@ -214,7 +213,7 @@ impl Membership {
     async fn renew_once(&self, revision: &mut Revision, counter: u64) -> bool {
         let Parts { broker, clock, settings, .. } = &self.parts;
         let key = NodeEntry::key(self.lease.node);
-        let (started, before) = (clock.elapsed(), clock.now());
+        let started = clock.elapsed();
         let value = self.entry(counter).to_value();
         match tokio::time::timeout(RENEW_MAX, broker.put(&key, *revision, value)).await {
             Ok(Ok(Some(written))) => {
@@ -224,7 +223,7 @@ impl Membership {
                 if state.renewals.len() >= RENEWALS_MAX {
                     state.renewals.pop_front();
                 }
-                state.renewals.push_back((written, before, clock.now()));
+                state.renewals.push_back((written, started, clock.elapsed()));
                 true
             }
             // A renewal in doubt was made all the same, or others have removed the entry of a node they took for dead.
@@ -307,7 +306,7 @@ impl Membership {
         self.lock().view.heard(told, entry.revision.0, now);
     }
 
-    /// The own renewal came back with the broker's time.
+    /// The own renewal came back with the broker's time: the wall clock is followed if it agrees.
     fn compare_clocks(&self, entry: &Entry) {
         let mut state = self.lock();
         state.renewals.retain(|(revision, ..)| *revision >= entry.revision);
@@ -317,7 +316,11 @@ impl Membership {
             return;
         };
         drop(state);
-        let offset = offset_ms(before, after, entry.written_at);
+        let wall = self.parts.clock.wall_start();
+        let offset = offset_ms(wall, before, after, entry.written_at);
+        if offset.unsigned_abs() <= OFFSET_MS_MAX {
+            self.parts.clock.follow(wall);
+        }
         let was_fine = self.is_clock_fine();
         let known = self.offset_ms.swap(offset, Ordering::Relaxed) != UNKNOWN;
         self.parts.metrics.clock_offset_seconds.set(offset as f64 / 1_000.0);

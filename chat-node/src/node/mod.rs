@@ -27,7 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin::{self, Admin};
 use crate::auth::{self, Auth, KeyRing, PasswordCost};
-use crate::clock::Clock;
+use crate::clock::{Clock, alone};
 use crate::config::{BrokerAddress, Config, Sources};
 use crate::conversation::metrics::Metrics;
 use crate::conversation::owner::{Outages, Shared};
@@ -80,20 +80,24 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let keys = ports::keys(&config, directory.as_ref())?;
     let listener = listen(config.listen, "listen").await?;
     let admin_listener = listen(config.admin_listen, "admin_listen").await?;
-    let ports = Box::pin(ports::open(&config, directory)).await?;
+    let clock = Clock::system();
+    let ports = Box::pin(ports::open(&config, directory, &clock)).await?;
     let epoch = ports::agree_on_epoch(&*ports.broker, &*ports.store).await?;
-    let node = build(&config, &ports, keys, epoch).await?;
+    let node = build(&config, &ports, clock.clone(), keys, epoch).await?;
     let draining = Arc::new(AtomicBool::new(false));
     let stop_accepting = CancellationToken::new();
     match &node.membership {
         Some(membership) => {
             membership.run(node.owners.clone(), &node.keeping, node.stop_keeping.clone());
         }
-        // Nobody else can own anything.
-        None => Partition::all().for_each(|partition| node.owners.take(partition)),
+        // Nobody else can own anything, or tell the time.
+        None => {
+            node.keeping.spawn(alone::follow(clock.clone(), node.stop_keeping.clone()));
+            Partition::all().for_each(|partition| node.owners.take(partition));
+        }
     }
     node.keeping.spawn(node.owners.clone().announce(node.stop_keeping.clone()));
-    node.keeping.spawn(expire(ports.store.clone(), node.stop_keeping.clone()));
+    node.keeping.spawn(expire(ports.store.clone(), clock, node.stop_keeping.clone()));
     let not_ready = not_ready(&node, draining.clone());
     let admin =
         Admin { registry: Arc::new(node.registry), not_ready, token: config.admin_token.clone() };
@@ -158,7 +162,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 pub fn openapi() -> String {
     let document = async {
         let ports = Ports::memory();
-        let node = build(&Config::load(&Sources::default())?, &ports, KeyRing::random(), 0).await?;
+        let config = Config::load(&Sources::default())?;
+        let node = build(&config, &ports, Clock::system(), KeyRing::random(), 0).await?;
         Ok::<_, anyhow::Error>(node.document.to_pretty_json()?)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -173,8 +178,13 @@ async fn listen(address: SocketAddr, field: &str) -> anyhow::Result<TcpListener>
     })
 }
 
-async fn build(config: &Config, ports: &Ports, keys: KeyRing, epoch: u64) -> anyhow::Result<Node> {
-    let clock = Clock::system();
+async fn build(
+    config: &Config,
+    ports: &Ports,
+    clock: Clock,
+    keys: KeyRing,
+    epoch: u64,
+) -> anyhow::Result<Node> {
     let lease = Lease { node: NodeId::random(), start: rand::random() };
     let keys = Arc::new(keys);
     let auth = Arc::new(Auth::new(auth_settings(config), keys.clone(), clock.clone())?);
@@ -446,8 +456,7 @@ fn not_ready(node: &Node, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<Stri
 }
 
 /// Removes rows whose time is over.
-async fn expire(store: Arc<dyn Store>, stop: CancellationToken) {
-    let clock = Clock::system();
+async fn expire(store: Arc<dyn Store>, clock: Clock, stop: CancellationToken) {
     let work = async {
         loop {
             match store.expire(clock.now()).await {

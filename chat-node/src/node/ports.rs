@@ -65,6 +65,7 @@ pub(super) fn keys(config: &Config, directory: Option<&DataDirectory>) -> anyhow
 pub(super) async fn open(
     config: &Config,
     directory: Option<DataDirectory>,
+    clock: &Clock,
 ) -> anyhow::Result<Ports> {
     match (&config.broker, &config.store, directory) {
         (BrokerAddress::Embedded, StoreAddress::Embedded, Some(directory)) => {
@@ -72,7 +73,11 @@ pub(super) async fn open(
         }
         (BrokerAddress::Nats(servers), StoreAddress::Scylla { hosts, keyspace }, _) => {
             // The schema is known once the store is open, and its log only then makes sense.
-            let options = cql_options(config, hosts, keyspace);
+            let clock = clock.clone();
+            let options = cql::Options {
+                time: Some(Arc::new(move || clock.now())),
+                ..cql_options(config, hosts, keyspace)
+            };
             let store = Box::pin(cql::CqlStore::open(options)).await.map_err(sentence)?;
             let broker = NatsBroker::open(nats_options(config, servers)).await.map_err(sentence)?;
             Ok(Ports {

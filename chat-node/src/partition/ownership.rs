@@ -14,11 +14,15 @@ use chat_store::Checkpoint;
 /// How far ahead of its clock an owner reserves ids.
 pub const RESERVATION_MS: u64 = 10_000;
 
-/// How much a record reserves above what was used at least, if the owner's clock is behind that.
-const RESERVATION_ABOVE_FLOOR_MS: u64 = 1_000;
+/// How much a record reserves at least above what was used here and heard of elsewhere, if the owner's clock is behind
+/// that. Not more: a death leaves its reservation to all others as what they hear, and ids must not run ahead of time.
+const RESERVATION_ABOVE_MS: u64 = 1_000;
 
-/// A tick is due when less than this is left of the reservation.
+/// A tick is due when less than this is left of the reservation, by the own clock.
 const RESERVATION_LEFT_MS: u64 = 6_000;
+
+/// The same, above what was heard.
+const RESERVATION_LEFT_ABOVE_MS: u64 = 500;
 
 /// One start of one node's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +113,8 @@ pub struct Ownership {
     reserved: MessageId,
     /// Highest watermark published.
     published: MessageId,
+    /// Highest id or watermark heard of any partition.
+    heard: MessageId,
     pending: Option<Pending>,
     /// Ids issued whose entries are not fully in the store, in order: waiting in an append, in doubt, or in the log.
     unwritten: VecDeque<MessageId>,
@@ -120,8 +126,7 @@ impl Ownership {
     /// Prepares the opening record on top of the partition's last one. `now` may be wrong: the floor counts.
     pub fn open(partition: Partition, lease: Lease, tip: Tip, now: Millis) -> Ownership {
         let floor = tip.reserved_until;
-        let above_floor = MessageId::last_of(floor.created_at().plus(RESERVATION_ABOVE_FLOOR_MS));
-        let reserved_until = MessageId::last_of(now.plus(RESERVATION_MS)).max(above_floor);
+        let reserved_until = reservation(now, floor);
         let mut ownership = Ownership {
             partition,
             lease,
@@ -133,6 +138,7 @@ impl Ownership {
             issued: MessageId::ZERO,
             reserved: floor,
             published: MessageId::ZERO,
+            heard: MessageId::ZERO,
             pending: None,
             unwritten: VecDeque::new(),
             is_store_doubted: false,
@@ -203,8 +209,14 @@ impl Ownership {
 
     /// Whether the reservation should be extended: nothing else did for a while.
     pub fn tick_due(&self, now: Millis) -> bool {
-        let wanted = MessageId::last_of(now.plus(RESERVATION_LEFT_MS));
+        let above_heard = self.heard.created_at().plus(RESERVATION_LEFT_ABOVE_MS);
+        let wanted = MessageId::last_of(now.plus(RESERVATION_LEFT_MS).max(above_heard));
         self.phase == Phase::Open && self.pending.is_none() && self.reserved < wanted
+    }
+
+    /// Whether the watermark stays behind what was heard for want of a reservation: a tick mends it.
+    pub fn is_outrun(&self) -> bool {
+        self.phase == Phase::Open && self.unwritten.is_empty() && self.reserved < self.heard
     }
 
     /// Prepares a tick.
@@ -276,8 +288,9 @@ impl Ownership {
 
     /// The watermark to publish now: every id up to it is in the store, and this call binds it: no id up to it is issued
     /// any more. `heard` is the highest id or watermark heard of any partition, so that an idle partition whose owner's
-    /// clock is behind does not hold up the others.
+    /// clock is behind does not hold up the others; later reservations follow it.
     pub fn watermark(&mut self, now: Millis, heard: MessageId) -> Option<MessageId> {
+        self.heard = self.heard.max(heard);
         if self.phase != Phase::Open {
             return None;
         }
@@ -285,7 +298,7 @@ impl Ownership {
             Some(first) => MessageId(first.0 - 1),
             None => {
                 let own_clock = MessageId::last_of(Millis(now.0.saturating_sub(1)));
-                self.reserved.min(own_clock.max(heard).max(self.floor))
+                self.reserved.min(own_clock.max(self.heard).max(self.floor))
             }
         };
         self.published = self.published.max(candidate);
@@ -298,12 +311,10 @@ impl Ownership {
         Checkpoint { sequence: sequence.0, reserved_until: self.reserved, epoch: self.epoch }
     }
 
-    /// A reservation that never falls, and always leaves something to issue: an owner whose clock is far behind what was
-    /// used goes on slightly ahead of that instead.
+    /// A reservation that never falls.
     fn extended(&self, now: Millis) -> MessageId {
-        let used = self.floor.max(self.used);
-        let above_used = MessageId::last_of(used.created_at().plus(RESERVATION_ABOVE_FLOOR_MS));
-        self.reserved.max(MessageId::last_of(now.plus(RESERVATION_MS))).max(above_used)
+        let above = self.floor.max(self.used).max(self.heard);
+        self.reserved.max(reservation(now, above))
     }
 
     fn prepare(&mut self, kind: RecordKind, reserved_until: MessageId, entries: Vec<Entry>) {
@@ -322,4 +333,11 @@ impl Ownership {
         let append = Append { expected: self.expected, payload: record.to_bytes().into() };
         self.pending = Some(Pending { append, reserved_until, ids });
     }
+}
+
+/// Up to where to reserve. Always leaves something to issue above `above`: an owner whose clock is far behind what was used
+/// or heard goes on slightly ahead of that.
+fn reservation(now: Millis, above: MessageId) -> MessageId {
+    let at_least = above.created_at().plus(RESERVATION_ABOVE_MS);
+    MessageId::last_of(now.plus(RESERVATION_MS).max(at_least))
 }

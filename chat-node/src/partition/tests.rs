@@ -352,3 +352,109 @@ fn an_append_that_was_certainly_refused_frees_its_ids_for_the_watermark() {
     assert!(ownership.watermark(now.plus(100), MessageId::ZERO).unwrap() > id);
     assert!(ownership.next_id(now).unwrap() > id, "an id is never issued twice");
 }
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// Owners of several idle or busy partitions who hear of each other, with the right clock.
+struct Neighbours {
+    owners: Vec<Ownership>,
+    appends: usize,
+}
+
+impl Neighbours {
+    /// The log of the first one has ids an hour ahead; the second was idle for long.
+    fn with_an_hour_ahead(now: Millis) -> Neighbours {
+        let ahead = Record {
+            kind: RecordKind::Tick as i32,
+            reserved_until: MessageId::last_of(now.plus(HOUR_MS)).0,
+            ..Record::default()
+        };
+        let owners = vec![opened(Tip::of_record(Sequence(1), &ahead), now), opened(unused(), now)];
+        Neighbours { owners, appends: 0 }
+    }
+
+    fn settle(&mut self, owner: usize) {
+        if let Some(expected) = self.owners[owner].append().map(|append| append.expected) {
+            self.owners[owner].accepted(Sequence(expected.0 + 1));
+            self.appends += 1;
+        }
+    }
+
+    /// One round of announcements, and the tick that follows from it. Returns the safe watermark and the highest id.
+    fn announce(&mut self, now: Millis, heard: &mut MessageId) -> (MessageId, MessageId) {
+        let mut safe = MessageId(u64::MAX);
+        let mut highest = MessageId::ZERO;
+        let before = *heard;
+        for owner in 0..self.owners.len() {
+            let ownership = &mut self.owners[owner];
+            let watermark = ownership.watermark(now, before).unwrap();
+            safe = safe.min(watermark);
+            highest = highest.max(ownership.highest_issued());
+            *heard = (*heard).max(watermark).max(highest);
+            if ownership.is_outrun() {
+                assert!(ownership.tick_due(now), "a tick would change nothing");
+                ownership.tick(now);
+                self.settle(owner);
+            }
+        }
+        (safe, highest)
+    }
+
+    /// Commits a message and brings it into the store. Returns how many appends that took.
+    fn send(&mut self, owner: usize, now: Millis) -> usize {
+        let before = self.appends;
+        let id = loop {
+            match self.owners[owner].next_id(now) {
+                Some(id) => break id,
+                None => {
+                    self.owners[owner].tick(now);
+                    self.settle(owner);
+                    assert!(self.appends < before + 3, "ticks give no ids");
+                }
+            }
+        };
+        self.owners[owner].batch(vec![entry(id)], now);
+        self.settle(owner);
+        self.owners[owner].written_up_to(id);
+        self.appends - before
+    }
+}
+
+#[test]
+fn ids_an_hour_ahead_hold_up_no_watermark_and_no_send() {
+    let mut now = Millis::from_2025(1_000_000);
+    let mut neighbours = Neighbours::with_an_hour_ahead(now);
+    let mut heard = MessageId::ZERO;
+    // A round to hear of it, one to reserve, one to follow.
+    for _ in 0..3 {
+        neighbours.announce(now, &mut heard);
+    }
+    for round in 0..1_000 {
+        now = now.plus(200);
+        for owner in 0..2 {
+            assert_eq!(neighbours.send(owner, now), 1, "a send waits for a tick, round {round}");
+        }
+        let (_, highest) = neighbours.announce(now, &mut heard);
+        let (safe, _) = neighbours.announce(now, &mut heard);
+        assert!(safe >= highest, "the watermark waits, round {round}");
+    }
+    let ahead_ms = heard.created_at().since(now);
+    assert!(ahead_ms < HOUR_MS - 150_000, "in 200 s ids have come only to {ahead_ms} ms ahead");
+}
+
+#[test]
+fn owners_that_die_again_and_again_do_not_drive_ids_ahead_of_time() {
+    let mut now = Millis::from_2025(1_000_000);
+    let mut neighbours = Neighbours::with_an_hour_ahead(now);
+    let mut heard = MessageId::ZERO;
+    for death in 0..100 {
+        for _ in 0..20 {
+            now = now.plus(200);
+            neighbours.announce(now, &mut heard);
+        }
+        let left = neighbours.owners[death % 2].checkpoint(Sequence(1));
+        neighbours.owners[death % 2] = opened(Tip::of_empty(&left), now);
+    }
+    let ahead_ms = heard.created_at().since(now);
+    assert!(ahead_ms < HOUR_MS, "after 400 s and 100 deaths ids are {ahead_ms} ms ahead");
+}

@@ -12,11 +12,12 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::NewSessionError;
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
-use scylla::policies::timestamp_generator::MonotonicTimestampGenerator;
+use scylla::policies::timestamp_generator::{MonotonicTimestampGenerator, TimestampGenerator};
 use scylla::statement::{Consistency as Level, SerialConsistency};
 
 use super::error::OpenError;
 use super::options::{Consistency, Options, Tls};
+use super::stamps::Stamps;
 
 pub(super) async fn connect(options: &Options) -> Result<Session, OpenError> {
     let level = match options.consistency {
@@ -40,13 +41,17 @@ pub(super) async fn connect(options: &Options) -> Result<Session, OpenError> {
         .load_balancing_policy(nearest)
         .speculative_execution_policy(Some(Arc::new(another)))
         .build();
+    let stamps: Arc<dyn TimestampGenerator> = match &options.time {
+        Some(time) => Arc::new(Stamps::new(time.clone())),
+        None => Arc::new(MonotonicTimestampGenerator::new()),
+    };
     let mut builder = SessionBuilder::new()
         .known_nodes(&options.contact_points)
         .default_execution_profile_handle(profile.into_handle())
         .connection_timeout(Duration::from_millis(options.connect_timeout_ms))
         // For tables that carry no time stamp of the log: writes of one node keep their order whichever of the
         // database's nodes takes them.
-        .timestamp_generator(Arc::new(MonotonicTimestampGenerator::new()))
+        .timestamp_generator(stamps)
         // A broken path is noticed soon, and its requests fail instead of waiting for their time-out.
         .keepalive_interval(Duration::from_secs(10))
         .keepalive_timeout(Duration::from_secs(10));

@@ -25,6 +25,7 @@ mod migration;
 mod options;
 mod presence;
 mod service;
+mod stamps;
 mod statements;
 mod tables;
 
@@ -42,7 +43,7 @@ pub use self::error::OpenError;
 use self::execute::Executor;
 use self::history::Page;
 pub use self::inspect::{Inspection, KeyspaceState};
-pub use self::options::{Consistency, Credentials, Options, Tls};
+pub use self::options::{Consistency, Credentials, Options, Time, Tls};
 use self::statements::Statements;
 use self::tables::Scans;
 use crate::row::{Account, ConversationRow, InboxPage, MemberRow, QuarantineRow};

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use chat_protocol::Millis;
 
@@ -8,6 +9,9 @@ use super::error::OpenError;
 
 /// Longest name of a keyspace, in both databases.
 const KEYSPACE_CHARS_MAX: usize = 48;
+
+/// Tells the time.
+pub type Time = Arc<dyn Fn() -> Millis + Send + Sync>;
 
 /// How a CQL store is opened.
 #[derive(Clone)]
@@ -36,6 +40,8 @@ pub struct Options {
     pub migration_lock_ms: u64,
     /// The time when the store is opened; later it learns the time from [`Store::expire`](crate::Store::expire).
     pub now: Millis,
+    /// Tells the time of writes that the log does not order. `None`: the machine's clock does, also when it is wrong.
+    pub time: Option<Time>,
     /// The epoch of a store that does not exist yet. `None`: drawn at random.
     pub epoch: Option<u64>,
 }
@@ -61,6 +67,7 @@ impl Options {
             connect_timeout_ms: 5_000,
             migration_lock_ms: 30_000,
             now,
+            time: None,
             epoch: None,
         }
     }

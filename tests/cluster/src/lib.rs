@@ -11,6 +11,7 @@
     reason = "it serves tests alone: a panic is how they fail, and what they print helps to repeat them"
 )]
 
+pub mod ahead;
 pub mod balancer;
 pub mod check;
 pub mod clock;

@@ -9,6 +9,9 @@ use tempfile::TempDir;
 use crate::clock::Clock;
 use crate::node::ChatNode;
 
+/// Of each log stream.
+pub(crate) const STREAM_BYTES_MAX: u64 = 256 << 20;
+
 /// How large a platform is.
 #[derive(Clone, Copy, Debug)]
 pub struct PlatformOptions {
@@ -80,7 +83,7 @@ fn flags(nats: &Nats, cassandra: &Cassandra, keys: PathBuf) -> Vec<String> {
     vec![
         format!("--broker={}", nats.url()),
         format!("--nats-replicas={}", nats.count()),
-        "--nats-stream-bytes-max=268435456".to_owned(),
+        format!("--nats-stream-bytes-max={STREAM_BYTES_MAX}"),
         format!("--store=scylla://{}/chat", cassandra.addresses().join(",")),
         format!("--scylla-datacenter={DATACENTER}"),
         "--scylla-replication-factor=1".to_owned(),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chat_client::Api;
 use chat_client::api::From;
+use chat_client::{Api, Client, Config, Credentials, Event, State};
 use chat_protocol::ConversationId;
 use chat_protocol::api::{LogIn, NewConversation, SignUp, Tokens};
 use rand::rngs::StdRng;
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use crate::ahead;
 use crate::balancer::Balancer;
 use crate::check;
 use crate::device::{Device, seen};
@@ -73,6 +74,10 @@ pub struct Run {
     is_over: Arc<AtomicBool>,
     load: Vec<JoinHandle<()>>,
     _balancer: Balancer,
+}
+
+fn handle(number: usize) -> String {
+    format!("person_{number}")
 }
 
 fn seed() -> u64 {
@@ -163,7 +168,7 @@ impl Run {
     }
 
     async fn sign_up(&self, number: usize, devices: usize) -> Vec<Tokens> {
-        let handle = format!("person_{number}");
+        let handle = handle(number);
         let account = SignUp {
             handle: handle.clone(),
             password: PASSWORD.to_owned(),
@@ -214,6 +219,38 @@ impl Run {
             assert!(Instant::now() < deadline, "{now} of {messages} acknowledged; see {path}");
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Connects one more device, and waits until it has everything from before. Panics if that takes longer than `patience`.
+    pub async fn until_caught_up(&self, patience: Duration) {
+        let body = LogIn { handle: handle(0), password: PASSWORD.to_owned(), device_name: None };
+        let caught_up = async {
+            let tokens = loop {
+                match self.api.log_in(&body).await {
+                    Ok(tokens) => break tokens,
+                    Err(error) => println!("no login yet: {error}"),
+                }
+                sleep(Duration::from_millis(200)).await;
+            };
+            let credentials = Credentials::new(self.api.clone(), tokens);
+            let config = Config::new(self.api.websocket_url());
+            let (client, mut events) = Client::start(config, credentials, State::default());
+            while let Some(event) = events.recv().await {
+                if matches!(event, Event::Cursor { catching_up: false, .. }) {
+                    client.close().await;
+                    return;
+                }
+                assert!(!matches!(event, Event::Ended(_)), "the session of a new device ended");
+            }
+        };
+        let path = self.log.finish().display().to_string();
+        let caught_up = tokio::time::timeout(patience, caught_up).await;
+        caught_up.unwrap_or_else(|_| panic!("a new device does not catch up; see {path}"));
+    }
+
+    /// How far the ids that were acknowledged are ahead of the right time at most.
+    pub fn furthest_ahead(&self) -> Duration {
+        self.log.read(ahead::furthest_ahead)
     }
 
     fn look_at_memory(&self) {

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 use model::check::{Outcome, check};
-use model::{device, replay, runs};
+use model::{ahead, device, replay, runs};
 
 const STATE_LIMIT: usize = 40_000_000;
 
@@ -28,6 +28,10 @@ fn main() {
             print("live device", check(runs::device(None), 2, STATE_LIMIT));
             for rule in device::RULES {
                 print(&format!("off: {rule:?}"), check(runs::device(Some(rule)), 1, STATE_LIMIT));
+            }
+            print("ids ahead of every clock", check(runs::ahead(None), 2, STATE_LIMIT));
+            for rule in ahead::RULES {
+                print(&format!("off: {rule:?}"), check(runs::ahead(Some(rule)), 1, STATE_LIMIT));
             }
             for model in runs::replays(None) {
                 print(&format!("replay of {:?}", model.log), check(model, 1, STATE_LIMIT));

@@ -1,5 +1,6 @@
 //! The runs: what is bounded how. Counts are per run, in the order of `Bounds`.
 
+use crate::ahead::{self, AheadModel};
 use crate::device::{self, DeviceModel};
 use crate::log::{Bounds, LogModel, Rule};
 use crate::replay::{self, Record, ReplayModel};
@@ -83,6 +84,10 @@ pub fn any_other_record_deposes() -> LogModel {
 
 pub fn device(off: Option<device::Rule>) -> DeviceModel {
     DeviceModel { off, losses: 1, late_interest: true, ahead: [0, 1], messages: 2, ticks: 2 }
+}
+
+pub fn ahead(off: Option<ahead::Rule>) -> AheadModel {
+    AheadModel { off, clock: 1, ahead: 20, messages: 3 }
 }
 
 /// The log of each kind of replay, with and without the guest as a member from the start.

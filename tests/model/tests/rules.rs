@@ -2,7 +2,7 @@
 
 use model::check::{Outcome, check};
 use model::log::{LogModel, Rule};
-use model::{device, replay, runs};
+use model::{ahead, device, replay, runs};
 
 const STATE_LIMIT: usize = 30_000_000;
 
@@ -67,6 +67,14 @@ fn a_live_device_misses_nothing() {
     assert_holds("live device", check(runs::device(None), 1, STATE_LIMIT));
     for rule in device::RULES {
         assert_breaks(&format!("{rule:?} off"), check(runs::device(Some(rule)), 1, STATE_LIMIT));
+    }
+}
+
+#[test]
+fn ids_ahead_of_every_clock_hold_nobody_up() {
+    assert_holds("ids ahead", check(runs::ahead(None), 1, STATE_LIMIT));
+    for rule in ahead::RULES {
+        assert_breaks(&format!("{rule:?} off"), check(runs::ahead(Some(rule)), 1, STATE_LIMIT));
     }
 }
 

@@ -119,8 +119,8 @@ impl Work {
 pub struct Tick {
     /// Changes with every tick.
     pub number: u64,
-    /// Also where it is not needed: whoever has lost the partition finds it out.
-    pub is_forced: bool,
+    /// Changes with every tick that is made also where it is not needed: whoever has lost the partition finds it out.
+    pub forced: u64,
 }
 
 /// What the end of an owner left in the log.
@@ -132,6 +132,17 @@ pub enum Ended {
     Deposed,
     /// Its own last record, because the log took no other: only the same node can open it again.
     Unclosed,
+}
+
+/// How far a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Every id up to here is in the store.
+    pub watermark: MessageId,
+    /// Highest id issued.
+    pub highest: MessageId,
+    /// The reservation is behind what other partitions have used.
+    pub is_outrun: bool,
 }
 
 /// What the rest of the node holds of an owner.
@@ -151,15 +162,12 @@ impl Handle {
         }
     }
 
-    /// The watermark to announce now, and the highest id issued. `None` while it is not open.
-    pub fn watermark(
-        &self,
-        now: chat_protocol::Millis,
-        heard: MessageId,
-    ) -> Option<(MessageId, MessageId)> {
+    /// What to announce now. `None` while it is not open.
+    pub fn progress(&self, now: chat_protocol::Millis, heard: MessageId) -> Option<Progress> {
         let mut ownership = lock(&self.ownership);
         let watermark = ownership.watermark(now, heard)?;
-        Some((watermark, ownership.highest_issued()))
+        let highest = ownership.highest_issued();
+        Some(Progress { watermark, highest, is_outrun: ownership.is_outrun() })
     }
 
     /// Commands are being decided.
@@ -275,6 +283,7 @@ impl Owner {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut received = Vec::new();
+        let mut forced = tick.borrow().forced;
         while !self.locked().is_over() {
             self.form_batch();
             self.write_more();
@@ -309,8 +318,9 @@ impl Owner {
                 }
                 changed = tick.changed() => {
                     if changed.is_ok() {
-                        let is_forced = tick.borrow_and_update().is_forced;
-                        self.tick(is_forced);
+                        let latest = tick.borrow_and_update().forced;
+                        self.tick(latest != forced);
+                        forced = latest;
                     }
                 }
                 _ = housekeeping.tick() => self.look_after().await,

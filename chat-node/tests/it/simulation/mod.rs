@@ -62,6 +62,11 @@ fn nothing_is_lost_while_the_store_fails_and_lags() {
 }
 
 #[test]
+fn nothing_is_lost_or_stands_still_while_clocks_are_an_hour_wrong() {
+    seeds(Plan::Clocks);
+}
+
+#[test]
 fn nothing_is_lost_while_everything_goes_wrong_at_once() {
     seeds(Plan::Everything);
 }

@@ -88,8 +88,8 @@ impl Node {
             metrics: Metrics::default(),
         });
         let watermarks = Arc::new(Watermarks::new(id));
-        watermarks.hear(&everything_else_is_far_ahead(used));
         let tracker = TaskTracker::new();
+        tracker.spawn(follow_everything_else(watermarks.clone(), used.to_vec()));
         let owners =
             Owners::new(shared, watermarks.clone(), Arc::new(NoCompanion), tracker.clone());
         assert!(ear.0.set(owners.clone()).is_ok(), "set once");
@@ -99,15 +99,20 @@ impl Node {
     }
 }
 
-/// Only a few partitions take part in a simulation; the others hold nobody up.
-fn everything_else_is_far_ahead(used: &[Partition]) -> Announcement {
-    let partitions = Partition::conversations()
-        .filter(|partition| !used.contains(partition))
-        .map(|partition| PartitionState {
-            partition: partition.0 as u32,
-            watermark: u64::MAX >> 1,
-            highest: 0,
-        })
-        .collect();
-    Announcement { node: vec![], partitions, echoes: vec![], probe: 0 }
+/// Only a few partitions take part in a simulation. The others are idle and owned by somebody with the right clock, whose
+/// watermarks follow what is heard.
+async fn follow_everything_else(watermarks: Arc<Watermarks>, used: Vec<Partition>) {
+    loop {
+        let watermark = watermarks.highest_heard().0;
+        let others = Partition::conversations().filter(|partition| !used.contains(partition));
+        let partitions = others
+            .map(|partition| PartitionState {
+                partition: partition.0 as u32,
+                watermark,
+                highest: 0,
+            })
+            .collect();
+        watermarks.hear(&Announcement { node: vec![], partitions, echoes: vec![], probe: 0 });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

@@ -28,8 +28,12 @@ pub(super) enum Plan {
     Appends,
     Owners,
     Store,
+    /// Owners change and crash, and clocks are an hour wrong.
+    Clocks,
     Everything,
 }
+
+const HOUR_MS: i64 = 3_600_000;
 
 const NODES: usize = 3;
 const USERS: usize = 3;
@@ -163,7 +167,7 @@ impl World {
             ..Rates::default()
         };
         match self.plan {
-            Plan::Calm => {}
+            Plan::Calm | Plan::Clocks => {}
             Plan::Appends => self.broker_faults.set_rates(appends),
             Plan::Owners => self.broker_faults.set_rates(bus),
             Plan::Store => self.store_faults.set_rates(self.store_rates()),
@@ -202,7 +206,7 @@ impl World {
     async fn disturb(&mut self, mut clients: JoinSet<()>) -> Result<Vec<Device>, String> {
         let mut devices: Vec<Device> =
             self.users.iter().flat_map(|user| [Device::new(*user), Device::new(*user)]).collect();
-        let moving = matches!(self.plan, Plan::Owners | Plan::Everything);
+        let moving = matches!(self.plan, Plan::Owners | Plan::Clocks | Plan::Everything);
         let calm_after = Duration::from_secs(120);
         let started = tokio::time::Instant::now();
         while !clients.is_empty() {
@@ -251,6 +255,9 @@ impl World {
                 self.start_node().await;
             }
             43..55 => node.clock.step(self.random.random_range(-5_000..5_000)),
+            55..70 if self.plan == Plan::Clocks => {
+                node.clock.step(HOUR_MS * self.random.random_range(-1..=1));
+            }
             _ => {}
         }
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use cluster::{Platform, PlatformOptions, Run, RunOptions};
 use rand::RngExt;
 
+use crate::clocks::{AHEAD_MAX, CAUGHT_UP, HOUR_MS, set_clock_and_kill};
+
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Longer than a lease and the silence of a watch.
@@ -209,29 +211,37 @@ async fn an_owner_dies_while_the_store_is_down() {
 #[ignore = "long: `cargo xtask test --long` runs it"]
 async fn clocks_are_set_ahead_and_back() {
     let mut run = Run::start("clocks", RunOptions::default()).await;
-    // Those beyond two seconds cost a node its partitions: only one at a time, or nobody could own any.
-    for offset_ms in [1_500, 5_000, -1_500, -5_000] {
-        run.until_more(100, PATIENCE).await;
+    for offset_ms in [1_500, 5_000, HOUR_MS, -1_500, -5_000, -HOUR_MS] {
         let node = run.random.random_range(0..3);
-        let what = format!("set the clock of {node} to {offset_ms} ms from the right time");
-        run.fault(&what, move |platform| {
-            platform.nodes[node].set_clock(offset_ms);
-            if i64::abs(offset_ms) > 2_000 {
-                platform.nodes[node].wait_until_not_ready();
-            }
-        })
-        .await;
-        run.wait(3).await;
-        // An owner with such a clock dies, and leaves its reservations.
-        run.fault(&format!("kill {node}"), move |platform| platform.nodes[node].kill()).await;
-        run.until_more(100, PATIENCE).await;
-        run.fault(&format!("restart {node}, and set its clock right"), move |platform| {
-            platform.nodes[node].restart();
-            platform.nodes[node].set_clock(0);
-        })
-        .await;
+        set_clock_and_kill(&run, node, offset_ms).await;
     }
     run.fault("wait for all", wait_until_ready).await;
     run.until_more(100, PATIENCE).await;
+    run.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: `cargo xtask test --long` runs it"]
+async fn a_clock_that_was_an_hour_wrong_is_followed_once_it_is_right() {
+    let mut run = Run::start("clock_back", RunOptions::default()).await;
+    for offset_ms in [HOUR_MS, -HOUR_MS] {
+        run.until_more(100, PATIENCE).await;
+        let node = run.random.random_range(0..3);
+        run.fault(&format!("set the clock of {node} to {offset_ms} ms"), move |platform| {
+            platform.nodes[node].set_clock(offset_ms);
+            platform.nodes[node].wait_until_not_ready();
+        })
+        .await;
+        run.until_more(200, PATIENCE).await;
+        run.until_caught_up(CAUGHT_UP).await;
+        run.fault(&format!("set the clock of {node} right"), move |platform| {
+            platform.nodes[node].set_clock(0);
+            platform.nodes[node].wait_until_ready();
+        })
+        .await;
+        run.until_more(200, PATIENCE).await;
+        run.until_caught_up(CAUGHT_UP).await;
+        assert!(run.furthest_ahead() < AHEAD_MAX, "{:?}", run.furthest_ahead());
+    }
     run.finish().await;
 }

@@ -6,6 +6,7 @@
     reason = "a test that panics has failed; what it prints helps to repeat it"
 )]
 
+mod clocks;
 mod judge;
 mod long;
 mod nodes;
