@@ -163,7 +163,7 @@ impl Owner {
     }
 
     fn decide(&mut self, state: &State, work: &Work) -> Decision {
-        let elapsed = self.shared.clock.elapsed();
+        let (now, elapsed) = (self.shared.clock.now(), self.shared.clock.elapsed());
         let command = &work.command;
         let sent = match &command.action {
             Action::Send(draft) => self.duplicates.find(&(
@@ -173,7 +173,7 @@ impl Owner {
             )),
             _ => None,
         };
-        let sent_is_uncertain = self.duplicates.is_uncertain(command.received_at, elapsed);
+        let sent_is_uncertain = self.duplicates.is_uncertain(command.received_at, now, elapsed);
         let slot = self.slots.get(command.conversation_id, elapsed);
         let spilled = slot.spilled_up_to;
         let message = |id, stored: Option<_>| slot.message(id, stored);

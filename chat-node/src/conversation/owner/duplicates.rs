@@ -25,23 +25,22 @@ pub(super) struct Duplicates {
     sent: HashMap<Key, (MessageId, u64)>,
     /// The same keys, oldest first.
     order: VecDeque<(Duration, MessageId, Key)>,
-    /// A command received earlier than this may be a repeat of one that is no longer remembered.
-    complete_since: Millis,
+    /// By the monotonic clock: a command received earlier than this may be a repeat of one that is no longer remembered.
+    /// None: nothing was forgotten yet.
+    complete_since: Option<Duration>,
     /// Until then, by the monotonic clock, every command may be a repeat of one that went to the owner before.
     fresh_until: Duration,
-    opened_at: (Millis, Duration),
 }
 
 impl Duplicates {
     /// Nothing remembered. `unused`: nobody has owned this partition before, so nothing can repeat.
-    pub(super) fn new(now: Millis, elapsed: Duration, unused: bool) -> Duplicates {
+    pub(super) fn new(elapsed: Duration, unused: bool) -> Duplicates {
         let fresh = if unused { Duration::ZERO } else { Duration::from_millis(FRESH_OWNER_MS) };
         Duplicates {
             sent: HashMap::default(),
             order: VecDeque::new(),
-            complete_since: if unused { Millis(0) } else { now.plus(CLOCK_DIFFERENCE_MS) },
+            complete_since: (!unused).then_some(elapsed),
             fresh_until: elapsed + fresh,
-            opened_at: (now, elapsed),
         }
     }
 
@@ -49,9 +48,19 @@ impl Duplicates {
         self.sent.get(key).copied()
     }
 
-    /// Not finding a command's key here proves nothing.
-    pub(super) fn is_uncertain(&self, received_at: Millis, elapsed: Duration) -> bool {
-        elapsed < self.fresh_until || received_at < self.complete_since
+    /// Not finding a command's key here proves nothing. `received_at` is by its gateway's clock, `now` by this owner's: only how
+    /// far they are apart counts, so that a clock that was corrected makes nothing old.
+    pub(super) fn is_uncertain(
+        &self,
+        received_at: Millis,
+        now: Millis,
+        elapsed: Duration,
+    ) -> bool {
+        let Some(complete_since) = self.complete_since else { return elapsed < self.fresh_until };
+        // A gateway so far ahead does not know when it received it.
+        let is_ahead = received_at > now.plus(CLOCK_DIFFERENCE_MS);
+        let age = Duration::from_millis(now.since(received_at).saturating_add(CLOCK_DIFFERENCE_MS));
+        elapsed < self.fresh_until || is_ahead || elapsed < complete_since.saturating_add(age)
     }
 
     pub(super) fn insert(&mut self, key: Key, id: MessageId, seq: u64, elapsed: Duration) {
@@ -85,10 +94,8 @@ impl Duplicates {
             if !written || self.order.len() <= kept_max {
                 return;
             }
-            // Memory is complete for what was received after the newest send forgotten, by this owner's own clocks.
-            let (wall, monotonic) = self.opened_at;
-            let forgotten_at = wall.plus(at.saturating_sub(monotonic).as_millis() as u64);
-            self.complete_since = self.complete_since.max(forgotten_at.plus(CLOCK_DIFFERENCE_MS));
+            // Memory is complete for what was received after the newest send forgotten.
+            self.complete_since = self.complete_since.max(Some(*at));
             self.sent.remove(key);
             self.order.pop_front();
         }
@@ -108,7 +115,7 @@ mod tests {
 
     /// So many sends, one a millisecond, all in the store.
     fn busy(count: u64) -> (Duplicates, Vec<Key>) {
-        let mut duplicates = Duplicates::new(NOW, Duration::ZERO, true);
+        let mut duplicates = Duplicates::new(Duration::ZERO, true);
         let keys: Vec<Key> = (0..count).map(|_| key()).collect();
         for (n, key) in keys.iter().enumerate() {
             let elapsed = Duration::from_millis(n as u64);
@@ -124,7 +131,8 @@ mod tests {
         let elapsed = Duration::from_millis(count);
         duplicates.evict(elapsed, None);
         assert!(keys.iter().all(|key| duplicates.find(key).is_some()));
-        assert!(!duplicates.is_uncertain(NOW.plus(count), elapsed), "a new send needs no read");
+        let now = NOW.plus(count);
+        assert!(!duplicates.is_uncertain(now, now, elapsed), "a new send needs no read");
     }
 
     #[test]
@@ -135,9 +143,25 @@ mod tests {
         duplicates.evict(elapsed, None);
         assert_eq!(duplicates.order.len(), PARTITION_DUPLICATES_MAX);
         assert!(duplicates.find(&keys[0]).is_none());
-        assert!(duplicates.is_uncertain(NOW, elapsed));
         let now = NOW.plus(elapsed.as_millis() as u64);
-        assert!(!duplicates.is_uncertain(now, elapsed), "a new send needs no read");
+        assert!(duplicates.is_uncertain(NOW, now, elapsed));
+        assert!(!duplicates.is_uncertain(now, now, elapsed), "a new send needs no read");
+    }
+
+    #[test]
+    fn clocks_that_are_corrected_by_an_hour_make_no_new_send_old_and_no_old_one_new() {
+        const HOUR_MS: u64 = 3_600_000;
+        let duplicates = Duplicates::new(Duration::from_secs(10), false);
+        let elapsed = Duration::from_secs(100);
+        for now in [NOW, NOW.plus(HOUR_MS), Millis(NOW.0 - HOUR_MS)] {
+            let received = |ago_ms: u64| Millis(now.0 - ago_ms);
+            assert!(!duplicates.is_uncertain(now, now, elapsed), "a new send needs no read");
+            assert!(!duplicates.is_uncertain(received(84_000), now, elapsed));
+            assert!(duplicates.is_uncertain(received(86_000), now, elapsed), "from before");
+            assert!(duplicates.is_uncertain(now.plus(HOUR_MS), now, elapsed), "who knows when");
+            let fresh = Duration::from_secs(69);
+            assert!(duplicates.is_uncertain(now, now, fresh), "the owner has just opened");
+        }
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl Owner {
             replaying: None,
             is_recovering: false,
             failures_seen,
-            duplicates: Duplicates::new(shared.clock.now(), elapsed, opened.unused),
+            duplicates: Duplicates::new(elapsed, opened.unused),
             rooms: RoomBatches::new(shared.room_window),
             shared,
             partition,
