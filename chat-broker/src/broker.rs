@@ -220,9 +220,15 @@ pub trait Bus: Send + Sync {
     fn publish(&self, subjects: &[Subject], payload: Bytes);
 
     /// Answers requests to `subject` until the connection is dropped or `stop_serving` is called. A later server of the
-    /// same subject, on any connection, takes its place; of requests that come meanwhile each is answered by one of them,
-    /// and may reach both.
-    async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error>;
+    /// same subject and the same or a higher `rank`, on any connection, takes its place; of requests that come meanwhile
+    /// each is answered by one of them, and may reach both. While there is a server of a higher rank, it is refused: so one
+    /// that begins late, and is known to be the earlier one, ends nobody.
+    async fn serve(
+        &self,
+        subject: Subject,
+        rank: u64,
+        responder: Arc<dyn Responder>,
+    ) -> Result<(), Error>;
 
     /// Stops answering requests to `subject`: as soon as another server has taken its place, or `patience` has passed.
     /// Until then requests are answered as before, so that none is lost between two servers.

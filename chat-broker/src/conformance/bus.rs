@@ -263,7 +263,7 @@ impl Responder for Gate {
 pub async fn a_publisher_is_not_held_up_by_a_slow_responder(broker: Arc<dyn Broker>) {
     let server = node(&*broker, &[2, END]).await;
     let gate = Gate::new();
-    server.bus.serve(subject(1), gate.clone()).await.expect("serve");
+    server.bus.serve(subject(1), 1, gate.clone()).await.expect("serve");
     let client = node(&*broker, &[]).await;
     let request = client.bus.request(subject(1), text("slow"), DEADLINE);
     let meanwhile = async {
@@ -281,8 +281,8 @@ pub async fn a_publisher_is_not_held_up_by_a_slow_responder(broker: Arc<dyn Brok
 pub async fn a_request_is_answered(broker: Arc<dyn Broker>) {
     let server = node(&*broker, &[]).await;
     let client = node(&*broker, &[]).await;
-    server.bus.serve(subject(1), Arc::new(Echo)).await.expect("serve");
-    server.bus.serve(subject(2), Arc::new(Echo)).await.expect("serve");
+    server.bus.serve(subject(1), 1, Arc::new(Echo)).await.expect("serve");
+    server.bus.serve(subject(2), 1, Arc::new(Echo)).await.expect("serve");
     for bus in [&client.bus, &server.bus] {
         for number in [1, 2] {
             let answer = bus.request(subject(number), text("hello"), DEADLINE).await;
@@ -294,7 +294,7 @@ pub async fn a_request_is_answered(broker: Arc<dyn Broker>) {
 /// Not the same as none.
 pub async fn an_empty_answer_is_an_answer(broker: Arc<dyn Broker>) {
     let node = node(&*broker, &[]).await;
-    node.bus.serve(subject(1), Arc::new(Answer(""))).await.expect("serve");
+    node.bus.serve(subject(1), 1, Arc::new(Answer(""))).await.expect("serve");
     let answer = node.bus.request(subject(1), Bytes::new(), DEADLINE).await;
     assert_eq!(answer, Ok(Bytes::new()));
 }
@@ -313,7 +313,7 @@ pub async fn a_request_to_nobody_says_so(broker: Arc<dyn Broker>) {
 pub async fn a_request_that_takes_too_long_ends_and_its_work_goes_on(broker: Arc<dyn Broker>) {
     let node = node(&*broker, &[]).await;
     let gate = Gate::new();
-    node.bus.serve(subject(1), gate.clone()).await.expect("serve");
+    node.bus.serve(subject(1), 1, gate.clone()).await.expect("serve");
     let short = Duration::from_millis(50);
     let answer = node.bus.request(subject(1), text("late"), short).await;
     assert_eq!(answer, Err(RequestError::Deadline));
@@ -331,7 +331,7 @@ pub async fn a_request_that_takes_too_long_ends_and_its_work_goes_on(broker: Arc
 pub async fn a_slow_request_does_not_hold_up_others(broker: Arc<dyn Broker>) {
     let node = node(&*broker, &[]).await;
     let gate = Gate::new();
-    node.bus.serve(subject(1), gate.clone()).await.expect("serve");
+    node.bus.serve(subject(1), 1, gate.clone()).await.expect("serve");
     let requests: Vec<_> = (0..20)
         .map(|number| {
             let bus = node.bus.clone();
@@ -352,11 +352,11 @@ pub async fn a_slow_request_does_not_hold_up_others(broker: Arc<dyn Broker>) {
 pub async fn a_later_server_takes_over(broker: Arc<dyn Broker>) {
     let earlier = node(&*broker, &[]).await;
     let later = node(&*broker, &[]).await;
-    earlier.bus.serve(subject(1), Arc::new(Answer("first"))).await.expect("serve");
-    earlier.bus.serve(subject(1), Arc::new(Answer("earlier"))).await.expect("serve");
+    earlier.bus.serve(subject(1), 1, Arc::new(Answer("first"))).await.expect("serve");
+    earlier.bus.serve(subject(1), 1, Arc::new(Answer("earlier"))).await.expect("serve");
     let ask = async || earlier.bus.request(subject(1), text("who"), DEADLINE).await;
     assert_eq!(ask().await, Ok(text("earlier")), "the same node may replace itself");
-    later.bus.serve(subject(1), Arc::new(Answer("later"))).await.expect("serve");
+    later.bus.serve(subject(1), 1, Arc::new(Answer("later"))).await.expect("serve");
     assert_eq!(ask().await, Ok(text("later")));
     earlier.bus.stop_serving(subject(1), Duration::ZERO).await.expect("stop");
     assert_eq!(ask().await, Ok(text("later")));
@@ -366,15 +366,37 @@ pub async fn a_later_server_takes_over(broker: Arc<dyn Broker>) {
     assert_eq!(answer, Ok(text("later")));
 }
 
+/// Until the higher one ends.
+pub async fn a_server_of_a_lower_rank_ends_nobody(broker: Arc<dyn Broker>) {
+    let earlier = node(&*broker, &[]).await;
+    let later = node(&*broker, &[]).await;
+    let ask = async || earlier.bus.request(subject(1), text("who"), DEADLINE).await;
+    later.bus.serve(subject(1), 7, Arc::new(Answer("later"))).await.expect("serve");
+    for _ in 0..3 {
+        let late = earlier.bus.serve(subject(1), 6, Arc::new(Answer("earlier"))).await;
+        assert!(late.is_err(), "it is told that it is too late");
+        assert_eq!(ask().await, Ok(text("later")));
+    }
+    let client = node(&*broker, &[]).await;
+    client.bus.serve(subject(1), 8, Arc::new(Answer("next"))).await.expect("serve");
+    assert_eq!(ask().await, Ok(text("next")));
+    drop(client);
+    drop(later);
+    eventually("nobody serves it any more", async || ask().await == Err(RequestError::NoResponder))
+        .await;
+    earlier.bus.serve(subject(1), 6, Arc::new(Answer("earlier"))).await.expect("serve");
+    assert_eq!(ask().await, Ok(text("earlier")));
+}
+
 /// Until it serves again.
 pub async fn a_server_that_stopped_answers_nothing(broker: Arc<dyn Broker>) {
     let node = node(&*broker, &[]).await;
     let ask = async || node.bus.request(subject(1), text("who"), DEADLINE).await;
-    node.bus.serve(subject(1), Arc::new(Answer("here"))).await.expect("serve");
+    node.bus.serve(subject(1), 1, Arc::new(Answer("here"))).await.expect("serve");
     assert_eq!(ask().await, Ok(text("here")));
     node.bus.stop_serving(subject(1), Duration::ZERO).await.expect("stop");
     assert_eq!(ask().await, Err(RequestError::NoResponder));
-    node.bus.serve(subject(1), Arc::new(Answer("again"))).await.expect("serve");
+    node.bus.serve(subject(1), 1, Arc::new(Answer("again"))).await.expect("serve");
     assert_eq!(ask().await, Ok(text("again")));
 }
 
@@ -382,7 +404,7 @@ pub async fn a_server_that_stopped_answers_nothing(broker: Arc<dyn Broker>) {
 pub async fn no_request_is_lost_between_two_servers(broker: Arc<dyn Broker>) {
     let client = node(&*broker, &[]).await;
     let nodes = [node(&*broker, &[]).await, node(&*broker, &[]).await];
-    nodes[0].bus.serve(subject(1), Arc::new(Echo)).await.expect("serve");
+    nodes[0].bus.serve(subject(1), 1, Arc::new(Echo)).await.expect("serve");
     let ended = Arc::new(AtomicBool::new(false));
     let askers: Vec<_> = (0..8)
         .map(|_| {
@@ -402,7 +424,7 @@ pub async fn no_request_is_lost_between_two_servers(broker: Arc<dyn Broker>) {
         let (earlier, later) = (&nodes[round % 2].bus, &nodes[(round + 1) % 2].bus);
         let later = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            later.serve(subject(1), Arc::new(Echo)).await.expect("serve");
+            later.serve(subject(1), 1, Arc::new(Echo)).await.expect("serve");
         };
         let (stopped, ()) = tokio::join!(earlier.stop_serving(subject(1), PATIENCE), later);
         stopped.expect("stop");
@@ -417,7 +439,7 @@ pub async fn no_request_is_lost_between_two_servers(broker: Arc<dyn Broker>) {
 pub async fn a_server_waits_for_the_next_only_so_long(broker: Arc<dyn Broker>) {
     let node = node(&*broker, &[]).await;
     let ask = async || node.bus.request(subject(1), text("who"), DEADLINE).await;
-    node.bus.serve(subject(1), Arc::new(Answer("here"))).await.expect("serve");
+    node.bus.serve(subject(1), 1, Arc::new(Answer("here"))).await.expect("serve");
     let patience = Duration::from_millis(300);
     let started = Instant::now();
     let stopping = async {
@@ -434,10 +456,10 @@ pub async fn a_server_waits_for_the_next_only_so_long(broker: Arc<dyn Broker>) {
 pub async fn a_node_may_take_its_own_place(broker: Arc<dyn Broker>) {
     let node = node(&*broker, &[]).await;
     let ask = async || node.bus.request(subject(1), text("who"), DEADLINE).await;
-    node.bus.serve(subject(1), Arc::new(Answer("earlier"))).await.expect("serve");
+    node.bus.serve(subject(1), 1, Arc::new(Answer("earlier"))).await.expect("serve");
     let again = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        node.bus.serve(subject(1), Arc::new(Answer("again"))).await.expect("serve");
+        node.bus.serve(subject(1), 1, Arc::new(Answer("again"))).await.expect("serve");
         Instant::now()
     };
     let (stopped, served) = tokio::join!(node.bus.stop_serving(subject(1), PATIENCE), again);
@@ -451,7 +473,7 @@ pub async fn a_dropped_server_leaves_no_requester_hanging(broker: Arc<dyn Broker
     let server = node(&*broker, &[]).await;
     let client = node(&*broker, &[]).await;
     let gate = Gate::new();
-    server.bus.serve(subject(1), gate.clone()).await.expect("serve");
+    server.bus.serve(subject(1), 1, gate.clone()).await.expect("serve");
     let bus = client.bus.clone();
     let request = tokio::spawn(async move {
         bus.request(subject(1), text("cut off"), Duration::from_secs(2)).await

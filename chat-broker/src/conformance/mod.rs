@@ -76,6 +76,7 @@ macro_rules! broker_conformance {
                 a_request_that_takes_too_long_ends_and_its_work_goes_on,
                 a_slow_request_does_not_hold_up_others,
                 a_later_server_takes_over,
+                a_server_of_a_lower_rank_ends_nobody,
                 a_server_that_stopped_answers_nothing,
                 no_request_is_lost_between_two_servers,
                 a_server_waits_for_the_next_only_so_long,

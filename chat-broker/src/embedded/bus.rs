@@ -38,6 +38,7 @@ struct Connection {
 #[derive(Clone)]
 struct Server {
     connection: Arc<Connection>,
+    rank: u64,
     responder: Arc<dyn Responder>,
     /// Another server has taken its place.
     replaced: CancellationToken,
@@ -175,10 +176,18 @@ impl Bus for EmbeddedBus {
         }
     }
 
-    async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error> {
+    async fn serve(
+        &self,
+        subject: Subject,
+        rank: u64,
+        responder: Arc<dyn Responder>,
+    ) -> Result<(), Error> {
         let replaced = CancellationToken::new();
-        let server = Server { connection: self.connection.clone(), responder, replaced };
+        let server = Server { connection: self.connection.clone(), rank, responder, replaced };
         let mut servers = write(&self.hub.servers);
+        if servers.get(&subject).is_some_and(|other| other.rank > rank) {
+            return Err(Error("a server of a higher rank serves this".to_owned()));
+        }
         let earlier = servers.insert(subject, server);
         // Under the lock: whoever holds it and finds its server not replaced knows that it is the one in the map.
         if let Some(earlier) = &earlier {

@@ -201,9 +201,17 @@ impl Bus for FaultyBus {
         }
     }
 
-    async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error> {
+    async fn serve(
+        &self,
+        subject: Subject,
+        rank: u64,
+        responder: Arc<dyn Responder>,
+    ) -> Result<(), Error> {
         self.check_connected()?;
-        self.inner.serve(subject, responder).await?;
+        if self.faults.draw(|draw| draw.happens(|rates| rates.serve_error)) {
+            return Err(Error("injected: not served".to_owned()));
+        }
+        self.inner.serve(subject, rank, responder).await?;
         self.faults.note_server(subject, self.node);
         Ok(())
     }

@@ -71,6 +71,8 @@ pub struct Rates {
     pub request_delay: f64,
     /// A request is delivered a second time, a while later; only the first answer counts.
     pub request_duplicate: f64,
+    /// A server is not begun.
+    pub serve_error: f64,
 }
 
 /// What goes wrong, and how badly.

@@ -233,13 +233,18 @@ impl Bus for NatsBus {
         self.publisher.publish(subjects, payload);
     }
 
-    async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error> {
+    async fn serve(
+        &self,
+        subject: Subject,
+        rank: u64,
+        responder: Arc<dyn Responder>,
+    ) -> Result<(), Error> {
         let slot = self.server_slot(subject);
         let mut server = slot.lock().await;
         if let Some(earlier) = server.take() {
             earlier.stop().await;
         }
-        *server = Some(serve::start(&self.serving, subject, responder).await?);
+        *server = Some(serve::start(&self.serving, subject, rank, responder).await?);
         Ok(())
     }
 

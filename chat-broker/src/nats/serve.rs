@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::{HeaderMap, Message, Subscriber};
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -34,17 +34,62 @@ const LAST_MAX: Duration = Duration::from_secs(1);
 /// More servers of one subject than this are not asked to stop one by one.
 const HANDOVERS_MAX: usize = 4;
 
-/// Later claims win. Clocks of nodes agree to within seconds; the random part decides between equal times.
-type Claim = [u8; 16];
+/// Higher claims win: by rank, and between equal ranks by time. Clocks of nodes agree to within seconds; a random part decides
+/// between equal times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    rank: u64,
+    micros: u64,
+    random: u64,
+}
 
-fn new_claim() -> Claim {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-    let random: u64 = rand::random();
-    let mut claim = [0; 16];
-    claim[..8].copy_from_slice(&micros.to_be_bytes());
-    claim[8..].copy_from_slice(&random.to_be_bytes());
-    claim
+/// First byte of a claim. Servers of versions without ranks, whose claims begin with the time, take all of these for later.
+const CLAIM: u8 = 0xff;
+
+impl Claim {
+    fn new(rank: u64) -> Claim {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        Claim { rank, micros, random: rand::random() }
+    }
+
+    fn to_payload(self) -> Bytes {
+        let mut payload = BytesMut::with_capacity(25);
+        payload.put_u8(CLAIM);
+        [self.rank, self.micros, self.random].into_iter().for_each(|part| payload.put_u64(part));
+        payload.freeze()
+    }
+
+    /// None: what a version without ranks says.
+    fn from_payload(mut payload: &[u8]) -> Option<Claim> {
+        // A newer version may say more behind it.
+        if payload.len() < 25 || payload.get_u8() != CLAIM {
+            return None;
+        }
+        Some(Claim {
+            rank: payload.get_u64(),
+            micros: payload.get_u64(),
+            random: payload.get_u64(),
+        })
+    }
+}
+
+/// What a server does about another one of its subject that asks for its place, or tells its claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Stays,
+    GivesWay,
+    /// The other is to stay away.
+    Refuses,
+}
+
+fn judge(own: Claim, payload: &[u8], asks: bool) -> Verdict {
+    match (asks, Claim::from_payload(payload)) {
+        (true, Some(other)) if other.rank < own.rank => Verdict::Refuses,
+        (true, _) => Verdict::GivesWay,
+        (false, Some(other)) if other > own => Verdict::GivesWay,
+        (false, _) => Verdict::Stays,
+    }
 }
 
 /// What all servers of one connection share.
@@ -103,13 +148,15 @@ impl Server {
 pub(super) async fn start(
     shared: &Shared,
     subject: Subject,
+    rank: u64,
     responder: Arc<dyn Responder>,
 ) -> Result<Server, Error> {
+    let claim = Claim::new(rank);
     let stop = shared.closed.child_token();
     let mut requests = subscribe(shared, shared.addresses.requests(&subject)).await?;
     let answers = Answers { shared: shared.clone(), subject, responder };
     let others = {
-        let taking_over = take_over(shared, subject);
+        let taking_over = take_over(shared, subject, claim);
         tokio::pin!(taking_over);
         loop {
             tokio::select! {
@@ -119,7 +166,7 @@ pub(super) async fn start(
             }
         }
     };
-    let task = Task { answers, claim: new_claim(), requests, others, stop: stop.clone() };
+    let task = Task { answers, claim, requests, others, stop: stop.clone() };
     task.tell_claim().await;
     Ok(Server { stop, task: tokio::spawn(task.run()) })
 }
@@ -134,20 +181,21 @@ async fn subscribe(shared: &Shared, address: String) -> Result<Subscriber, Error
 
 /// Ends the servers before, and returns what later ones will tell. The word to the servers before goes the same way as the
 /// new one's subscription, behind it: whoever gets it has been joined already.
-async fn take_over(shared: &Shared, subject: Subject) -> Result<Subscriber, Error> {
-    stop_others(shared, &subject).await?;
+async fn take_over(shared: &Shared, subject: Subject, claim: Claim) -> Result<Subscriber, Error> {
+    stop_others(shared, &subject, claim).await?;
     let others = subscribe(shared, shared.addresses.servers(&subject)).await?;
     shared.connection.settle().await.map_err(Error)?;
     Ok(others)
 }
 
 /// Asks whoever serves the subject to stop, until nobody is left.
-async fn stop_others(shared: &Shared, subject: &Subject) -> Result<(), Error> {
+async fn stop_others(shared: &Shared, subject: &Subject, claim: Claim) -> Result<(), Error> {
     for _ in 0..HANDOVERS_MAX {
         let address = shared.addresses.servers(subject);
         let deadline = Instant::now() + HANDOVER_MAX;
-        match shared.connection.request(address, None, Bytes::new(), deadline).await {
-            Ok(_) => {}
+        match shared.connection.request(address, None, claim.to_payload(), deadline).await {
+            Ok(answer) if answer.payload.is_empty() => {}
+            Ok(_) => return Err(Error("a server of a higher rank serves this".to_owned())),
             Err(RequestFailure::NoResponder) => return Ok(()),
             Err(RequestFailure::Deadline) => {
                 tracing::info!(%subject, "the server before does not answer; it is replaced");
@@ -177,8 +225,10 @@ impl Task {
                 () = self.stop.cancelled() => return self.answer_last().await,
                 message = self.others.next() => {
                     let Some(message) = message else { return };
-                    if self.gives_way(&message) {
-                        return self.make_room(message).await;
+                    match judge(self.claim, &message.payload, message.reply.is_some()) {
+                        Verdict::Stays => {}
+                        Verdict::GivesWay => return self.make_room(message).await,
+                        Verdict::Refuses => self.refuse(message).await,
                     }
                 }
                 changed = state.changed() => {
@@ -200,10 +250,12 @@ impl Task {
         }
     }
 
-    /// Whether a message of another server of the subject ends this one.
-    fn gives_way(&self, message: &Message) -> bool {
-        // A new server asks; one that has begun tells its claim.
-        message.reply.is_some() || message.payload[..] > self.claim[..]
+    async fn refuse(&self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let client = &self.answers.shared.connection.client;
+        if let Err(error) = client.publish(reply, self.claim.to_payload()).await {
+            tracing::debug!(%error, "no answer to a server that would take over");
+        }
     }
 
     async fn make_room(mut self, message: Message) {
@@ -240,8 +292,7 @@ impl Task {
     async fn tell_claim(&self) {
         let Answers { shared, subject, .. } = &self.answers;
         let address = shared.addresses.servers(subject);
-        let claim = Bytes::copy_from_slice(&self.claim);
-        let told = shared.connection.client.publish(address, claim);
+        let told = shared.connection.client.publish(address, self.claim.to_payload());
         match timeout_at(Instant::now() + HANDOVER_MAX, told).await {
             Ok(Ok(())) => {}
             // It is told again with the next connection.
@@ -315,5 +366,33 @@ impl Answers {
                 tracing::debug!(%error, "an answer was not sent");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Claim = Claim { rank: 5, micros: 1_000, random: 3 };
+
+    #[test]
+    fn a_server_gives_way_to_later_ones_of_no_lower_rank() {
+        let told = |rank, micros| {
+            let claim = Claim { rank, micros, random: 4 };
+            assert_eq!(Claim::from_payload(&claim.to_payload()), Some(claim));
+            [true, false].map(|asks| judge(OWN, &claim.to_payload(), asks))
+        };
+        assert_eq!(told(6, 1), [Verdict::GivesWay; 2], "whatever the clocks say");
+        assert_eq!(told(5, 1_000), [Verdict::GivesWay; 2]);
+        assert_eq!(told(5, 999), [Verdict::GivesWay, Verdict::Stays], "it has just begun");
+        assert_eq!(told(4, 1 << 60), [Verdict::Refuses, Verdict::Stays]);
+    }
+
+    #[test]
+    fn versions_without_ranks_ask_with_nothing_and_take_a_claim_for_a_later_one() {
+        let earlier = [0, 6, 0x40, 0, 0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9];
+        assert_eq!(judge(OWN, &[], true), Verdict::GivesWay);
+        assert_eq!(judge(OWN, &earlier, false), Verdict::Stays);
+        assert!(OWN.to_payload()[..] > earlier[..]);
     }
 }

@@ -155,8 +155,8 @@ async fn a_node_that_is_cut_off_reaches_nobody_until_it_is_back() {
     let (cut_bus, cut_heard) = subscriber(&cut).await;
     let (other_bus, other_heard) = subscriber(&other).await;
     let count = Arc::new(Count::default());
-    cut_bus.serve(Subject::Partition(HERE), count.clone()).await.expect("serve");
-    other_bus.serve(Subject::Node(node(2)), count.clone()).await.expect("serve");
+    cut_bus.serve(Subject::Partition(HERE), 1, count.clone()).await.expect("serve");
+    other_bus.serve(Subject::Node(node(2)), 1, count.clone()).await.expect("serve");
     cluster.faults.cut_off(node(1), true);
 
     cut_bus.publish(&[SUBJECT], byte(1));
@@ -220,7 +220,7 @@ async fn a_lost_request_is_not_carried_out_and_one_with_a_lost_answer_is() {
     let cluster = Cluster::new(1);
     let (bus, _heard) = subscriber(&cluster.node(1)).await;
     let count = Arc::new(Count::default());
-    bus.serve(SUBJECT, count.clone()).await.expect("serve");
+    bus.serve(SUBJECT, 1, count.clone()).await.expect("serve");
     let carried_out = || *count.0.lock().expect("no panic");
     cluster.faults.set_rates(Rates { request_lost: 1.0, ..Rates::default() });
     assert_eq!(bus.request(SUBJECT, byte(1), SECOND).await, Err(RequestError::Deadline));

@@ -28,6 +28,10 @@ const TICK: Duration = Duration::from_secs(5);
 /// How long a node goes on to answer for a partition that it has closed for another, until that one answers.
 const HEIR_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Between two attempts to serve a partition's subject.
+const SERVE_PAUSE: Duration = Duration::from_millis(100);
+const SERVE_PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// Gateways whose probes are echoed; more than any fleet has nodes.
 const PROBES_MAX: usize = 10_000;
 
@@ -231,14 +235,14 @@ impl Owners {
             taken.open_since = Some(self.shared.clock.elapsed());
         }
         self.changed.notify_waiters();
-        let owner = self.tracker.spawn(owner.run(self.tick.subscribe(), stop.clone()));
-        let subject = Subject::Partition(partition);
-        let responder = Arc::new(PartitionResponder { owners: self.clone() });
+        let mut owner = self.tracker.spawn(owner.run(self.tick.subscribe(), stop.clone()));
         // Commands of this node are served meanwhile: a server before that hangs is waited for.
-        if let Err(error) = self.shared.bus.serve(subject, responder).await {
-            tracing::warn!(%partition, %error, "other nodes cannot reach this partition yet");
-        }
-        let ended = owner.await;
+        let ended = tokio::select! {
+            biased;
+            ended = &mut owner => ended,
+            () = self.serve(partition, epoch) => owner.await,
+        };
+        let subject = Subject::Partition(partition);
         self.set(partition, None);
         self.shared.metrics.partitions_owned.dec();
         self.companion.close(partition);
@@ -251,6 +255,22 @@ impl Owners {
                 tracing::debug!(%partition, %error, "cannot withdraw from the partition's subject");
             }
         });
+    }
+
+    /// Answers other nodes from now on. The epoch says who is the later owner, so that one which begins late ends nobody.
+    async fn serve(self: &Arc<Self>, partition: Partition, epoch: u64) {
+        let subject = Subject::Partition(partition);
+        let mut pause = SERVE_PAUSE;
+        loop {
+            let responder = Arc::new(PartitionResponder { owners: self.clone() });
+            let Err(error) = self.shared.bus.serve(subject, epoch, responder).await else { return };
+            // Once is enough.
+            if pause == SERVE_PAUSE {
+                tracing::warn!(%partition, %error, "other nodes cannot reach this partition yet, trying on");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(SERVE_PAUSE_MAX);
+        }
     }
 
     /// Whether there is one that was told that the partition is free.

@@ -52,7 +52,7 @@ impl Bus for SlowBus {
 
     fn publish(&self, _: &[Subject], _: Bytes) {}
 
-    async fn serve(&self, _: Subject, _: Arc<dyn Responder>) -> Result<(), Error> {
+    async fn serve(&self, _: Subject, _: u64, _: Arc<dyn Responder>) -> Result<(), Error> {
         Ok(())
     }
 

@@ -226,7 +226,7 @@ async fn a_server_of_the_bus_takes_over_from_another_node_at_another_server() {
     let names = ["node 0", "node 1", "node 2"];
     for round in 0..6 {
         let server = round % 3;
-        let serving = nodes[server].1.serve(subject, Arc::new(Answer(names[server])));
+        let serving = nodes[server].1.serve(subject, 1, Arc::new(Answer(names[server])));
         serving.await.expect("serve");
         for (_, bus, _) in &nodes {
             eventually("the new server answers", async || {
@@ -259,9 +259,9 @@ async fn of_servers_that_begin_at_once_one_is_left() {
     }
     for round in 0..10 {
         let (one, two, three) = tokio::join!(
-            buses[0].serve(subject, Arc::new(Answer("0"))),
-            buses[1].serve(subject, Arc::new(Answer("1"))),
-            buses[2].serve(subject, Arc::new(Answer("2"))),
+            buses[0].serve(subject, 1, Arc::new(Answer("0"))),
+            buses[1].serve(subject, 1, Arc::new(Answer("1"))),
+            buses[2].serve(subject, 1, Arc::new(Answer("2"))),
         );
         one.and(two).and(three).expect("serve");
         eventually("all agree on one", async || {

@@ -87,7 +87,7 @@ async fn the_bus_comes_back_with_all_subscriptions_and_says_that_it_was_away() {
     let bus = broker.connect(ear.clone()).await.expect("a connection");
     let other = broker.connect(Arc::new(Ear::default())).await.expect("a connection");
     bus.subscribe(Subject::Nodes).await.expect("subscribed");
-    bus.serve(Subject::Partition(HERE), Arc::new(Answer("here"))).await.expect("serve");
+    bus.serve(Subject::Partition(HERE), 1, Arc::new(Answer("here"))).await.expect("serve");
     other.publish(&[Subject::Nodes], Bytes::from_static(b"before"));
     eventually("it arrives", async || ear.heard().len() == 1).await;
     assert_eq!(ear.interruptions.load(Ordering::SeqCst), 0);

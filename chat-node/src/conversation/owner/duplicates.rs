@@ -50,12 +50,7 @@ impl Duplicates {
 
     /// Not finding a command's key here proves nothing. `received_at` is by its gateway's clock, `now` by this owner's: only how
     /// far they are apart counts, so that a clock that was corrected makes nothing old.
-    pub(super) fn is_uncertain(
-        &self,
-        received_at: Millis,
-        now: Millis,
-        elapsed: Duration,
-    ) -> bool {
+    pub(super) fn is_uncertain(&self, received_at: Millis, now: Millis, elapsed: Duration) -> bool {
         let Some(complete_since) = self.complete_since else { return elapsed < self.fresh_until };
         // A gateway so far ahead does not know when it received it.
         let is_ahead = received_at > now.plus(CLOCK_DIFFERENCE_MS);

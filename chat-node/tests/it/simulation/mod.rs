@@ -9,6 +9,7 @@ mod checker;
 mod client;
 mod device;
 mod node;
+mod serving;
 mod world;
 
 use world::{Plan, World};

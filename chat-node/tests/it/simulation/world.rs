@@ -164,6 +164,7 @@ impl World {
             answer_lost: 0.05,
             request_delay: 0.1,
             request_duplicate: 0.05,
+            serve_error: 0.2,
             ..Rates::default()
         };
         match self.plan {
@@ -179,6 +180,7 @@ impl World {
                     answer_lost: bus.answer_lost,
                     request_delay: bus.request_delay,
                     request_duplicate: bus.request_duplicate,
+                    serve_error: bus.serve_error,
                     ..appends
                 });
                 self.store_faults.set_rates(self.store_rates());

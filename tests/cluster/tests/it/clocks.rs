@@ -9,16 +9,16 @@ use cluster::{PlatformOptions, Run, RunOptions};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A new device catches up within this time, while owners change and processors are busy.
-pub const CAUGHT_UP: Duration = Duration::from_secs(30);
+pub(crate) const CAUGHT_UP: Duration = Duration::from_secs(30);
 
-pub const HOUR_MS: i64 = 3_600_000;
+pub(crate) const HOUR_MS: i64 = 3_600_000;
 
 /// Ids may be ahead by what an owner that died had reserved, and a little for each that died before.
-pub const AHEAD_MAX: Duration = Duration::from_secs(20);
+pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(20);
 
 /// A node's clock is set, the node dies with it, and comes back with the right one; people go on. Only one at a time:
 /// beyond two seconds it costs a node its partitions, and somebody has to own them.
-pub async fn set_clock_and_kill(run: &Run, node: usize, offset_ms: i64) {
+pub(crate) async fn set_clock_and_kill(run: &Run, node: usize, offset_ms: i64) {
     run.until_more(100, PATIENCE).await;
     let what = format!("set the clock of {node} to {offset_ms} ms from the right time");
     run.fault(&what, move |platform| {
