@@ -11,6 +11,7 @@ use chat_protocol::id::PARTITIONS;
 use chat_protocol::{NodeId, Partition, record};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +28,9 @@ const TICK: Duration = Duration::from_secs(5);
 
 /// How long a node goes on to answer for a partition that it has closed for another, until that one answers.
 const HEIR_PATIENCE: Duration = Duration::from_secs(1);
+
+/// If ids elsewhere have outrun them, sooner; but a log that takes nothing is not asked all the time.
+const TICK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two attempts to serve a partition's subject.
 const SERVE_PAUSE: Duration = Duration::from_millis(100);
@@ -312,11 +316,12 @@ impl Owners {
         let mut tick = tokio::time::interval(TICK);
         announce.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut extended = Instant::now();
         loop {
             tokio::select! {
                 _ = announce.tick() => {
-                    if self.announce_once() {
-                        // Ids elsewhere are ahead of this node's clock: nobody is to wait for the next round.
+                    if self.announce_once() && extended.elapsed() >= TICK_AGAIN {
+                        extended = Instant::now();
                         self.extend_reservations(false);
                     }
                 }

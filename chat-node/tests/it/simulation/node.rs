@@ -102,8 +102,13 @@ impl Node {
 /// Only a few partitions take part in a simulation. The others are idle and owned by somebody with the right clock, whose
 /// watermarks follow what is heard.
 async fn follow_everything_else(watermarks: Arc<Watermarks>, used: Vec<Partition>) {
+    let mut before = 0;
     loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let watermark = watermarks.highest_heard().0;
+        if std::mem::replace(&mut before, watermark) == watermark {
+            continue;
+        }
         let others = Partition::conversations().filter(|partition| !used.contains(partition));
         let partitions = others
             .map(|partition| PartitionState {
@@ -113,6 +118,5 @@ async fn follow_everything_else(watermarks: Arc<Watermarks>, used: Vec<Partition
             })
             .collect();
         watermarks.hear(&Announcement { node: vec![], partitions, echoes: vec![], probe: 0 });
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
