@@ -3,10 +3,11 @@
 //! Core NATS would hand a request to every subscriber, so servers of a subject make room for each other: a new one begins
 //! to answer, asks the one before to stop, and counts as begun when that has stopped, or does not answer. What is on its way
 //! to a server that stops is lost with its subscription; the new one has it, because its own began before. Two that begin at
-//! the same moment hear of each other; the one whose claim is older stops. Servers of two sides of a split network find each
+//! the same moment hear of each other; the one whose claim is lower stops. Servers of two sides of a split network find each
 //! other in the same way when it is whole again. Until then, and for a moment in the other cases, a request may reach both;
 //! what they promise each other is the log's business.
 
+use std::cmp::Ordering;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -81,14 +82,21 @@ enum Verdict {
     GivesWay,
     /// The other is to stay away.
     Refuses,
+    /// The other may not have heard this one's claim.
+    TellsAgain,
 }
 
 fn judge(own: Claim, payload: &[u8], asks: bool) -> Verdict {
     match (asks, Claim::from_payload(payload)) {
         (true, Some(other)) if other.rank < own.rank => Verdict::Refuses,
         (true, _) => Verdict::GivesWay,
-        (false, Some(other)) if other > own => Verdict::GivesWay,
-        (false, _) => Verdict::Stays,
+        (false, Some(other)) => match other.cmp(&own) {
+            Ordering::Greater => Verdict::GivesWay,
+            Ordering::Less => Verdict::TellsAgain,
+            // Its own word.
+            Ordering::Equal => Verdict::Stays,
+        },
+        (false, None) => Verdict::Stays,
     }
 }
 
@@ -151,12 +159,11 @@ pub(super) async fn start(
     rank: u64,
     responder: Arc<dyn Responder>,
 ) -> Result<Server, Error> {
-    let claim = Claim::new(rank);
     let stop = shared.closed.child_token();
     let mut requests = subscribe(shared, shared.addresses.requests(&subject)).await?;
     let answers = Answers { shared: shared.clone(), subject, responder };
     let others = {
-        let taking_over = take_over(shared, subject, claim);
+        let taking_over = take_over(shared, subject, Claim::new(rank));
         tokio::pin!(taking_over);
         loop {
             tokio::select! {
@@ -166,6 +173,8 @@ pub(super) async fn start(
             }
         }
     };
+    // A new one, from after it was heard by others: of two that did not hear each other's word, the one that tells last wins.
+    let claim = Claim::new(rank);
     let task = Task { answers, claim, requests, others, stop: stop.clone() };
     task.tell_claim().await;
     Ok(Server { stop, task: tokio::spawn(task.run()) })
@@ -229,6 +238,7 @@ impl Task {
                         Verdict::Stays => {}
                         Verdict::GivesWay => return self.make_room(message).await,
                         Verdict::Refuses => self.refuse(message).await,
+                        Verdict::TellsAgain => self.tell_claim().await,
                     }
                 }
                 changed = state.changed() => {
@@ -384,8 +394,9 @@ mod tests {
         };
         assert_eq!(told(6, 1), [Verdict::GivesWay; 2], "whatever the clocks say");
         assert_eq!(told(5, 1_000), [Verdict::GivesWay; 2]);
-        assert_eq!(told(5, 999), [Verdict::GivesWay, Verdict::Stays], "it has just begun");
-        assert_eq!(told(4, 1 << 60), [Verdict::Refuses, Verdict::Stays]);
+        assert_eq!(told(5, 999), [Verdict::GivesWay, Verdict::TellsAgain], "it has just begun");
+        assert_eq!(told(4, 1 << 60), [Verdict::Refuses, Verdict::TellsAgain]);
+        assert_eq!(judge(OWN, &OWN.to_payload(), false), Verdict::Stays, "its own word");
     }
 
     #[test]

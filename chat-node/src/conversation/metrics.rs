@@ -26,7 +26,7 @@ pub struct Metrics {
     pub hand_overs: Counter,
     /// Partitions opened that their owner had not closed.
     pub take_overs: Counter,
-    /// How far the safe watermark is behind the clock.
+    /// How far the safe watermark is behind the clock, or the highest id if that is ahead of the clock.
     pub safe_watermark_lag_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
@@ -97,7 +97,7 @@ impl Metrics {
         );
         registry.register(
             "safe_watermark_lag_seconds",
-            "How far the safe watermark is behind the clock; alert at 5",
+            "How far the safe watermark is behind the clock, or behind the highest id if that is ahead; alert at 5",
             self.safe_watermark_lag_seconds.clone(),
         );
     }
