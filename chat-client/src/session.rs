@@ -6,7 +6,7 @@ use chat_protocol::ConversationId;
 use chat_protocol::api::Sent;
 use chat_protocol::close::{self, Close};
 use chat_protocol::frame::{
-    Ack, ClientFrame, Edit, Empty, Hello, JoinRoom, LeaveRoom, Mark, Outcome, React, Request,
+    Ack, ClientFrame, Edit, Heartbeat, Hello, JoinRoom, LeaveRoom, Mark, Outcome, React, Request,
     RoomBatch, ServerFrame, Target, TypingNow, VERSIONS, Welcome,
 };
 use chat_protocol::message::Message;
@@ -297,7 +297,7 @@ impl Session {
         let mut out = self.flushed(now_ms);
         let interval_ms = self.heartbeat_interval_ms();
         if self.is_connected() && now_ms.saturating_sub(self.sent_at_ms) >= interval_ms {
-            out.frames.push(ClientFrame::Heartbeat(Empty {}));
+            out.frames.push(ClientFrame::Heartbeat(Heartbeat::default()));
             self.sent_at_ms = now_ms;
         }
         out

@@ -192,7 +192,7 @@ fn waits_grow_with_failures_and_shrink_after_a_good_connection() {
 fn heartbeats_go_out_when_nothing_else_does_and_silence_is_noticed() {
     let mut session = connected();
     assert!(session.on_time(4_999).frames.is_empty());
-    assert_eq!(session.on_time(5_000).frames, [ClientFrame::Heartbeat(Empty {})]);
+    assert_eq!(session.on_time(5_000).frames, [ClientFrame::Heartbeat(Heartbeat::default())]);
     session.typing(TypingNow { conversation_id: conversation(), active: true }, 7_000);
     assert!(session.on_time(11_000).frames.is_empty(), "typing counts as well");
     assert!(!session.is_silent(15_000));

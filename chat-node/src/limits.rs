@@ -34,5 +34,9 @@ pub const DUPLICATE_MEMORY_MS: u64 = 60_000;
 /// After an opening record every command counts as a repeat for this long: one sent to the previous owner may be late.
 pub const FRESH_OWNER_MS: u64 = 60_000;
 
+/// Devices whose confirmed cursor waits for the store: a row of each is some 100 bytes. What comes beyond is left out; the
+/// device confirms again.
+pub const CONFIRMED_DEVICES_MAX: usize = 65_536;
+
 /// How long a leaving node goes on sending what waits for a socket.
 pub const DRAIN_FLUSH_MS: u64 = 5_000;

@@ -137,6 +137,10 @@ pub struct Device {
     pub created_at: Millis,
     /// When it last refreshed its token.
     pub last_seen_at: Millis,
+    /// What happened up to then has reached the device, by the last cursor that it showed, some minutes late; absent
+    /// before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_until: Option<Millis>,
     /// It is the one that asks.
     pub current: bool,
 }

@@ -25,7 +25,7 @@ pub enum ClientFrame {
     /// First frame of a connection.
     Hello(Hello),
     /// Still here. Any other frame counts as well.
-    Heartbeat(Empty),
+    Heartbeat(Heartbeat),
     /// A message.
     Send(Send),
     /// A new body for an own message.
@@ -48,9 +48,14 @@ pub enum ClientFrame {
     Presence(Request),
 }
 
-/// No fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Empty {}
+/// A sign of life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The last cursor that the client has stored: now and then, and only if it rose. Others see by it how far this device
+    /// has got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
 
 /// A request without further fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

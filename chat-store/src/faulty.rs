@@ -370,6 +370,14 @@ impl Store for FaultyStore {
         self.faults.run(self.inner.rotate_refresh(user, device, old, new, now, expires_at)).await
     }
 
+    async fn put_confirmed(&self, rows: Vec<ConfirmedRow>) -> Result<(), Error> {
+        self.faults.run(self.inner.put_confirmed(rows)).await
+    }
+
+    async fn confirmed(&self, user: UserId) -> Result<Vec<ConfirmedRow>, Error> {
+        self.faults.run(self.inner.confirmed(user)).await
+    }
+
     async fn set_friendship(
         &self,
         user: UserId,

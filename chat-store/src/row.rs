@@ -7,8 +7,8 @@ use chat_protocol::api::{Device, Profile};
 use chat_protocol::frame::Friendship;
 use chat_protocol::message::Role;
 use chat_protocol::{
-    Body, ClientMessageId, ConversationId, ConversationKind, MessageId, Millis, Partition,
-    SessionId, UserId,
+    Body, ClientMessageId, ConversationId, ConversationKind, DeviceId, MessageId, Millis,
+    Partition, SessionId, UserId,
 };
 
 // === Made from the log ===
@@ -259,12 +259,25 @@ pub struct Account {
 pub struct DeviceRow {
     /// Whose.
     pub user_id: UserId,
-    /// As the user sees it; `current` is always false here.
+    /// As the user sees it; `current` is always false here, and `received_until` absent.
     pub device: Device,
     /// SHA-256 of the refresh token that is valid now.
     pub refresh_digest: [u8; 32],
     /// When the refresh token expires.
     pub refresh_expires_at: Millis,
+}
+
+/// How far a device has said that it got: the safe id of the last cursor it showed. For people who look at their
+/// devices, and for notifications. Nothing resumes from it: a device goes on from the cursor that it stored itself, and
+/// this row is late, and may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfirmedRow {
+    /// User and device are the key.
+    pub user_id: UserId,
+    /// See above.
+    pub device_id: DeviceId,
+    /// Everything in the inbox up to here has reached the device. The highest one wins.
+    pub safe: MessageId,
 }
 
 /// What came of a refresh.

@@ -188,7 +188,7 @@ pub trait Store: Send + Sync {
         name: String,
     ) -> Result<bool, Error>;
 
-    /// Removes a device and its refresh token. `false`: there was none.
+    /// Removes a device, its refresh token and what it has confirmed. `false`: there was none.
     async fn remove_device(&self, user: UserId, device: DeviceId) -> Result<bool, Error>;
 
     /// Replaces the refresh digest of a device if `old` is the valid one, and notes when it was seen.
@@ -201,6 +201,13 @@ pub trait Store: Send + Sync {
         now: Millis,
         expires_at: Millis,
     ) -> Result<RefreshOutcome, Error>;
+
+    /// Notes what devices have confirmed. The highest id of a device wins, in any order of writes; one that was removed
+    /// is passed over.
+    async fn put_confirmed(&self, rows: Vec<ConfirmedRow>) -> Result<(), Error>;
+
+    /// What a user's devices have confirmed, in no order; those that never did are left out.
+    async fn confirmed(&self, user: UserId) -> Result<Vec<ConfirmedRow>, Error>;
 
     // === Friends and blocks ===
 

@@ -21,6 +21,8 @@ pub enum Table {
     Accounts,
     /// Devices with their refresh tokens.
     Devices,
+    /// What devices have confirmed.
+    Confirmed,
     /// Settings.
     Settings,
     /// How pairs of people stand.
@@ -51,9 +53,10 @@ pub enum Table {
 
 impl Table {
     /// Every table, in an order in which they can be imported: what names a row comes after it.
-    pub const ALL: [Table; 15] = [
+    pub const ALL: [Table; 16] = [
         Table::Accounts,
         Table::Devices,
+        Table::Confirmed,
         Table::Settings,
         Table::Friendships,
         Table::Blocks,
@@ -74,6 +77,7 @@ impl Table {
         match self {
             Table::Accounts => "accounts",
             Table::Devices => "devices",
+            Table::Confirmed => "confirmed cursors",
             Table::Settings => "settings",
             Table::Friendships => "friendships",
             Table::Blocks => "blocks",
@@ -98,6 +102,8 @@ pub enum Row {
     Account(Account),
     /// Of [`Table::Devices`].
     Device(DeviceRow),
+    /// Of [`Table::Confirmed`].
+    Confirmed(ConfirmedRow),
     /// Of [`Table::Settings`].
     Settings {
         /// Whose.
@@ -241,6 +247,7 @@ impl Row {
             })],
             Row::Account(_)
             | Row::Device(_)
+            | Row::Confirmed(_)
             | Row::Settings { .. }
             | Row::Friendship(_)
             | Row::Block { .. }
@@ -366,6 +373,11 @@ impl Encoder {
         match row {
             Row::Account(row) => self.account(row),
             Row::Device(row) => self.device(row),
+            Row::Confirmed(row) => {
+                self.fixed(row.user_id.as_bytes());
+                self.fixed(row.device_id.as_bytes());
+                self.number(row.safe.0);
+            }
             Row::Settings { user_id, json } => {
                 self.fixed(user_id.as_bytes());
                 self.text(json);

@@ -96,11 +96,20 @@
  * @property {boolean} online
  * @property {number} [last_active_at]
  *
+ * @typedef {object} Discovery
+ * @property {string} url
+ * @property {string} websocket_url
+ * @property {string} node
+ * @property {string} [region]
+ * @property {string} [discovery_token]
+ * @property {number} valid_for_ms
+ *
  * @typedef {object} Device
  * @property {string} device_id
  * @property {string} name
  * @property {number} created_at
  * @property {number} last_seen_at
+ * @property {number} [received_until]
  * @property {boolean} current
  *
  * @typedef {object} History

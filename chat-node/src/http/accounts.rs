@@ -66,7 +66,14 @@ pub(super) fn new_device(
     let device_id = DeviceId::random();
     let now = api.clock.now();
     let session = api.auth.new_session(user_id, device_id)?;
-    let device = Device { device_id, name, created_at: now, last_seen_at: now, current: false };
+    let device = Device {
+        device_id,
+        name,
+        created_at: now,
+        last_seen_at: now,
+        received_until: None,
+        current: false,
+    };
     let row = DeviceRow {
         user_id,
         device,

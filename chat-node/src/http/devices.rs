@@ -17,8 +17,13 @@ async fn own_devices(
     user_id: UserId,
     current: DeviceId,
 ) -> Result<Vec<Device>, Failure> {
-    let rows = api.store.devices(user_id).await?;
-    let marked = |device: Device| Device { current: device.device_id == current, ..device };
+    let (rows, confirmed) =
+        futures_util::try_join!(api.store.devices(user_id), api.store.confirmed(user_id))?;
+    let marked = |device: Device| {
+        let confirmed = confirmed.iter().find(|row| row.device_id == device.device_id);
+        let received_until = confirmed.map(|row| row.safe.created_at());
+        Device { current: device.device_id == current, received_until, ..device }
+    };
     Ok(rows.into_iter().map(|row| marked(row.device)).collect())
 }
 

@@ -90,6 +90,7 @@ fn device(api: &Api, introduction: &Introduction) -> DeviceRow {
             name: "Single sign-on".into(),
             created_at: now,
             last_seen_at: now,
+            received_until: None,
             current: false,
         },
         refresh_digest: RefreshToken::random(caller.user_id, caller.device_id).digest(),

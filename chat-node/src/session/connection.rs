@@ -115,8 +115,12 @@ impl Gateway {
         opened.await.inspect_err(|refusal| self.count_hello(refusal.code.as_str()))
     }
 
-    /// Where a session with this cursor begins.
-    pub(crate) async fn start(&self, cursor: Option<&str>) -> Result<Start, Refusal> {
+    /// Where a session of this caller with this cursor begins.
+    pub(crate) async fn start(
+        &self,
+        caller: &Caller,
+        cursor: Option<&str>,
+    ) -> Result<Start, Refusal> {
         self.check_room()?;
         let safe = self.safe_watermark().await;
         let now = self.parts.clock.now();
@@ -126,6 +130,10 @@ impl Gateway {
             Outcome::Resumed => "resumed",
             Outcome::Reset => "reset",
         });
+        if start.outcome == Outcome::Resumed {
+            // No further than what this node knows to be possible: a client can make cursors up.
+            self.confirmed.note(caller, start.position.min(safe));
+        }
         Ok(start)
     }
 
@@ -137,7 +145,7 @@ impl Gateway {
         transport: Transport,
         encoding: Encoding,
     ) -> Result<Connection, Refusal> {
-        let start = self.start(cursor).await?;
+        let start = self.start(&caller, cursor).await?;
         let outbox = Arc::new(Outbox::new(SessionId::random(), caller.device_id));
         // `welcome` is the first frame; live ones may come as soon as the hub knows the outbox.
         outbox.push(chat_frame(&self.welcome(&caller, &start, version)));
@@ -227,7 +235,10 @@ impl Connection {
         };
         match request::request(frame, sender) {
             Err(refusal) => self.answer(request::error(id, refusal)),
-            Ok(Request::Heartbeat) => {
+            Ok(Request::Heartbeat(cursor)) => {
+                if let Some(cursor) = cursor {
+                    self.confirm(&cursor);
+                }
                 let server_time = self.gateway.parts.clock.now();
                 self.answer(ServerFrame::Heartbeat(ServerTime { server_time }));
             }
@@ -252,6 +263,16 @@ impl Connection {
                     Done::Answer(Some(answer))
                 }));
             }
+        }
+    }
+
+    /// The client has stored this cursor. One of another store, or none at all, says nothing.
+    fn confirm(&self, cursor: &str) {
+        let Ok(cursor) = Cursor::decode(cursor) else { return };
+        if cursor.store_epoch == self.gateway.parts.store_epoch {
+            // No further than what was written: a client can make cursors up.
+            let safe = cursor.safe.min(self.position);
+            self.gateway.confirmed.note(&self.session.caller, safe);
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub entries_repaired: Counter,
     /// Sockets that this node ended without a `reconnect` frame and a close frame. Must be 0.
     pub abrupt_closes: Counter,
+    /// Confirmed cursors left out because too many waited for the store.
+    pub confirmations_dropped: Counter,
     /// The hub's.
     pub hub: Counters,
 }
@@ -92,6 +94,11 @@ impl Metrics {
             "abrupt_closes",
             "Sockets ended without reconnect event and close frame; must be 0",
             self.abrupt_closes.clone(),
+        );
+        registry.register(
+            "confirmations_dropped",
+            "Confirmed cursors left out because too many waited for the store",
+            self.confirmations_dropped.clone(),
         );
         registry.register(
             "deliveries",

@@ -3,6 +3,7 @@
 //! Order of every beginning: subscribe on the bus, take a ticket, read the inbox above the cursor, go live. Cursors rise
 //! only by inbox reads ([`progress`]); live frames never move them.
 
+mod confirmed;
 pub mod connection;
 pub mod hello;
 mod inbox;
@@ -31,6 +32,7 @@ pub use self::metrics::{Metrics, Transport};
 pub use self::registry::{Drained, Sessions};
 pub use self::settings::{Rate, Settings};
 
+use self::confirmed::Confirmed;
 use self::progress::Progress;
 use self::schedule::Schedule;
 use crate::auth::{Authenticate, Caller};
@@ -74,6 +76,7 @@ pub struct Gateway {
     pub sessions: Sessions,
     schedule: Schedule<(Weak<Session>, u64)>,
     pub(crate) polls: registry::Polls,
+    confirmed: Confirmed,
 }
 
 /// What the node knows of one connection, shared by its task and the reader of inboxes.
@@ -116,18 +119,22 @@ impl Gateway {
     /// Sessions on these parts. [`Gateway::spawn`] starts what runs in the background.
     pub fn new(parts: Parts) -> Arc<Gateway> {
         let sessions = Sessions::new(parts.metrics.clone());
+        let confirmed = Confirmed::new(parts.clock.clone(), parts.metrics.clone());
         Arc::new(Gateway {
             parts,
             sessions,
             schedule: Schedule::new(),
             polls: registry::Polls::default(),
+            confirmed,
         })
     }
 
-    /// Starts the reader of inboxes and the hub's sweeper. They end at `stop`; the tracker then waits for them.
+    /// Starts the reader of inboxes, the writer of what devices confirmed and the hub's sweeper. They end at `stop`; the tracker then waits for them.
     pub fn spawn(self: &Arc<Gateway>, tracker: &TaskTracker, stop: &CancellationToken) {
         tracker.spawn(self.parts.hub.clone().run(stop.clone()));
         tracker.spawn(self.clone().read_inboxes(tracker.clone(), stop.clone()));
+        let (gateway, stop) = (self.clone(), stop.clone());
+        tracker.spawn(async move { gateway.confirmed.run(&*gateway.parts.store, &stop).await });
     }
 
     /// Has every session's inbox read within `window`, each once, spread evenly: after trouble with the bus, or before a

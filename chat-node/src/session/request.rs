@@ -13,8 +13,8 @@ use crate::conversation::{Action, Command, Reply};
 pub enum Request {
     /// Something of a conversation's owner; the answer carries the id, if there is one.
     Command(Option<u64>, Command),
-    /// To be told the server's time.
-    Heartbeat,
+    /// To be told the server's time, with the cursor that the client has stored.
+    Heartbeat(Option<String>),
     /// To receive a room.
     Join(u64, ConversationId),
     /// To stop that.
@@ -63,7 +63,7 @@ pub fn request(frame: ClientFrame, sender: Sender) -> Result<Request, Refusal> {
             let detail = "This connection has said hello already. Open a new one to change who is connected.";
             return Err(Refusal::new(Code::HelloExpected, detail));
         }
-        ClientFrame::Heartbeat(_) => return Ok(Request::Heartbeat),
+        ClientFrame::Heartbeat(heartbeat) => return Ok(Request::Heartbeat(heartbeat.cursor)),
         ClientFrame::JoinRoom(room) => return Ok(Request::Join(room.request_id, room.room_id)),
         ClientFrame::LeaveRoom(room) => return Ok(Request::Leave(room.request_id, room.room_id)),
         ClientFrame::Presence(request) => return Ok(Request::Presence(request.request_id)),

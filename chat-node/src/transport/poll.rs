@@ -94,7 +94,7 @@ async fn sync(
 
 async fn answer(gateway: &Arc<Gateway>, caller: Caller, asked: Asked) -> Result<Sync, Refusal> {
     let rooms = parse_rooms(asked.room.as_deref())?;
-    let mut start = gateway.start(asked.cursor.as_deref()).await?;
+    let mut start = gateway.start(&caller, asked.cursor.as_deref()).await?;
     let parts = &gateway.parts;
     let state = gateway.polls.arrive(
         (caller.user_id, start.lineage),

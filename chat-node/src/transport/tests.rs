@@ -8,7 +8,7 @@ use chat_protocol::cursor::Cursor;
 use chat_protocol::encoding::Encoding;
 use chat_protocol::error::Code;
 use chat_protocol::frame::{
-    ClientFrame, Empty, SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGEPACK, ServerFrame,
+    ClientFrame, Heartbeat, SUBPROTOCOL_JSON, SUBPROTOCOL_MESSAGEPACK, ServerFrame,
 };
 use chat_protocol::limits::CLIENT_FRAME_BYTES_MAX;
 use futures_util::{SinkExt, StreamExt};
@@ -146,7 +146,7 @@ async fn frames_travel_in_both_encodings() {
     let server = server(Settings::default()).await;
     for encoding in [Encoding::Json, Encoding::MessagePack] {
         let mut client = Client::welcomed(&server, encoding).await;
-        client.send(&ClientFrame::Heartbeat(Empty {})).await;
+        client.send(&ClientFrame::Heartbeat(Heartbeat::default())).await;
         client.until(|f| matches!(f, ServerFrame::Heartbeat(_)).then_some(())).await;
         server.world.publish(id(900));
         let live = client
@@ -184,7 +184,7 @@ async fn a_frame_that_cannot_be_read_is_answered_and_repeated_ones_end_the_conne
 async fn a_first_frame_that_is_no_hello_or_none_at_all_ends_the_connection() {
     let server = server(Settings { hello_timeout_ms: 200, ..Settings::default() }).await;
     let mut client = Client::open(&server, Encoding::Json).await;
-    client.send(&ClientFrame::Heartbeat(Empty {})).await;
+    client.send(&ClientFrame::Heartbeat(Heartbeat::default())).await;
     assert_eq!(client.error().await.1, Code::HelloExpected);
     assert_eq!(client.closed().await, Close::Protocol.number());
     let mut client = Client::open(&server, Encoding::Json).await;

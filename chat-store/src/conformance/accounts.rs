@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chat_protocol::api::{Profile, ProfileChange};
 use chat_protocol::frame::Friendship;
-use chat_protocol::{DeviceId, Partition, SessionId, UserId};
+use chat_protocol::{DeviceId, MessageId, Partition, SessionId, UserId};
 
 use super::sample::*;
 use crate::row::*;
@@ -138,6 +138,42 @@ pub async fn devices_are_added_renamed_and_removed(store: Arc<dyn Store>) {
     assert_eq!(store.devices(user).await.expect(DONE), vec![newer]);
     let gone = store.rotate_refresh(user, id, [7; 32], [8; 32], NOW, NOW.plus(1)).await;
     assert_eq!(gone.expect(DONE), RefreshOutcome::Gone);
+}
+
+/// See [`Store::put_confirmed`].
+pub async fn what_a_device_confirmed_only_rises_and_goes_with_it(store: Arc<dyn Store>) {
+    let user = UserId::random();
+    let devices = [device(user, NOW), device(user, NOW.plus(1)), device(user, NOW.plus(2))];
+    for row in &devices {
+        store.add_device(row.clone()).await.expect(DONE);
+    }
+    let ids = devices.each_ref().map(|row| row.device.device_id);
+    let row = |device: usize, ms, partition| {
+        let safe = MessageId::first_of(NOW.plus(ms), Partition(partition));
+        ConfirmedRow { user_id: user, device_id: ids[device], safe }
+    };
+    let found = async || {
+        let mut rows = store.confirmed(user).await.expect(DONE);
+        rows.sort_by_key(|row| ids.iter().position(|id| *id == row.device_id));
+        rows
+    };
+    assert_eq!(found().await, []);
+    store.put_confirmed(vec![row(0, 10, 0), row(1, 20, 0)]).await.expect(DONE);
+    assert_eq!(found().await, [row(0, 10, 0), row(1, 20, 0)]);
+    // The second two are late: of another node, or of an attempt that nobody heard of.
+    store.put_confirmed(vec![row(0, 30, 5)]).await.expect(DONE);
+    store.put_confirmed(vec![row(0, 29, 9), row(1, 5, 9)]).await.expect(DONE);
+    assert_eq!(found().await, [row(0, 30, 5), row(1, 20, 0)]);
+    // Of one moment, in a lower partition and further on there.
+    store.put_confirmed(vec![row(0, 30, 7)]).await.expect(DONE);
+    let mut lower = row(0, 30, 6);
+    lower.safe = lower.safe.next_in(Partition(6));
+    store.put_confirmed(vec![lower]).await.expect(DONE);
+    assert_eq!(found().await, [row(0, 30, 7), row(1, 20, 0)]);
+    assert!(store.remove_device(user, ids[0]).await.expect(DONE));
+    store.put_confirmed(vec![row(0, 40, 0)]).await.expect(DONE);
+    assert_eq!(found().await, [row(1, 20, 0)], "it is not brought back");
+    assert_eq!(store.confirmed(UserId::random()).await.expect(DONE), []);
 }
 
 /// See [`Store::rotate_refresh`].

@@ -84,6 +84,7 @@ cases! { $
     accounts::a_profile_changes_field_by_field;
     accounts::settings_are_replaced;
     accounts::devices_are_added_renamed_and_removed;
+    accounts::what_a_device_confirmed_only_rises_and_goes_with_it;
     accounts::a_refresh_token_works_once;
     accounts::only_one_of_many_concurrent_refreshes_succeeds;
     accounts::both_sides_of_a_friendship_change_together;

@@ -152,6 +152,7 @@ pub fn device(user_id: UserId, created_at: Millis) -> DeviceRow {
             name: "phone".into(),
             created_at,
             last_seen_at: created_at,
+            received_until: None,
             current: false,
         },
         refresh_digest: [7; 32],

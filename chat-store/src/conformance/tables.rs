@@ -87,6 +87,12 @@ pub async fn fill(store: &dyn Tables, random: &mut StdRng) -> World {
         let first = device(user, NOW);
         store.create_account(account.clone(), first.clone()).await.expect(DONE);
         store.add_device(device(user, NOW.plus(index as u64))).await.expect(DONE);
+        let confirmed = |row: &DeviceRow| ConfirmedRow {
+            user_id: user,
+            device_id: row.device.device_id,
+            safe: MessageId::first_of(NOW.plus(index as u64), Partition(7)),
+        };
+        store.put_confirmed(vec![confirmed(&first)]).await.expect(DONE);
         if index == 0 {
             // Somebody without any device.
             for row in store.devices(user).await.expect(DONE) {

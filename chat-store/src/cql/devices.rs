@@ -1,13 +1,21 @@
 //! Devices and their refresh tokens. Every change is a lightweight transaction: they must not mix with plain writes,
-//! whose time stamps come from other clocks.
+//! whose time stamps come from other clocks. What devices have confirmed is a table of its own, of plain writes.
 
 use chat_protocol::api::Device;
 use chat_protocol::{DeviceId, Millis, UserId};
+use futures_util::{TryStreamExt, stream};
 
 use super::Inner;
-use super::column::{bits, from_bits, values};
+use super::column::{bits, bound, from_bits, message_id, ordered, values};
 use super::error::Failure;
-use crate::row::{DeviceRow, RefreshOutcome};
+use crate::row::{ConfirmedRow, DeviceRow, RefreshOutcome};
+
+/// Rows of confirmed cursors that are written at once.
+const CONCURRENCY: usize = 32;
+
+/// From a safe id to its row's time stamp. It keeps the order of ids, and of equal ones the larger id wins; and it lies
+/// in the past, as row versions do.
+const STAMP_SHIFT: u32 = 10;
 
 /// A refresh token to be exchanged for the next.
 pub(super) struct Rotation {
@@ -46,6 +54,7 @@ impl Inner {
                     name,
                     created_at: Millis(from_bits(created_at)),
                     last_seen_at: Millis(from_bits(seen_at)),
+                    received_until: None,
                     current: false,
                 };
                 let refresh_digest = digest
@@ -75,7 +84,31 @@ impl Inner {
         device: DeviceId,
     ) -> Result<bool, Failure> {
         let values = values![user.as_bytes(), device.as_bytes()];
-        Ok(self.executor.compare(&self.statements.remove_device, values).await?.applied)
+        let removed = self.executor.compare(&self.statements.remove_device, values.clone()).await?;
+        // Behind the device: whoever repeats a removal that broke off here does this, too.
+        self.executor.run(&self.statements.remove_confirmed, values).await?;
+        Ok(removed.applied)
+    }
+
+    pub(super) async fn put_confirmed(&self, rows: Vec<ConfirmedRow>) -> Result<(), Failure> {
+        stream::iter(rows.into_iter().map(Ok))
+            .try_for_each_concurrent(CONCURRENCY, |row| async move {
+                let safe = ordered(row.safe.0)?;
+                let (user, device) = (row.user_id.as_bytes(), row.device_id.as_bytes());
+                let values = values![user, device, safe, bound(row.safe.0 >> STAMP_SHIFT)];
+                self.executor.run(&self.statements.put_confirmed, values).await
+            })
+            .await
+    }
+
+    pub(super) async fn confirmed(&self, user: UserId) -> Result<Vec<ConfirmedRow>, Failure> {
+        let found: Vec<(Vec<u8>, i64)> =
+            self.executor.all(&self.statements.confirmed, values![user.as_bytes()]).await?;
+        let rows = found.into_iter().map(|(device, safe)| {
+            let device_id = DeviceId::from_bytes(&device)?;
+            Ok(ConfirmedRow { user_id: user, device_id, safe: message_id(safe) })
+        });
+        rows.collect()
     }
 
     /// The new digest is drawn at random by the caller: one that is there already is this rotation's own, done by an

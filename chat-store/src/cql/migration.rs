@@ -15,7 +15,10 @@ use super::options::Options;
 
 /// In order; the schema version is how many of them a keyspace has seen. Never changed, only added to. Statements end
 /// with a semicolon at the end of a line, and do nothing the second time (`IF NOT EXISTS`).
-const MIGRATIONS: &[(&str, &str)] = &[("first", include_str!("migrations/0001_first.cql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("first", include_str!("migrations/0001_first.cql")),
+    ("confirmed", include_str!("migrations/0002_confirmed.cql")),
+];
 
 /// What is there before the lock. Everything else is made under it.
 const BOOKKEEPING: &[(&str, &str)] = &[

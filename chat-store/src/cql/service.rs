@@ -239,6 +239,14 @@ impl Store for CqlStore {
         Ok(self.inner.rotate_refresh(&rotation).await?)
     }
 
+    async fn put_confirmed(&self, rows: Vec<ConfirmedRow>) -> Result<(), Error> {
+        Ok(self.inner.put_confirmed(rows).await?)
+    }
+
+    async fn confirmed(&self, user: UserId) -> Result<Vec<ConfirmedRow>, Error> {
+        Ok(self.inner.confirmed(user).await?)
+    }
+
     async fn set_friendship(
         &self,
         user: UserId,

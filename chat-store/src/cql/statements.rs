@@ -171,6 +171,10 @@ statements! {
         "UPDATE device SET refresh_digest = ?, last_seen_at = ?, refresh_expires_at = ?
          WHERE user = ? AND device = ? IF refresh_digest = ? AND refresh_expires_at > ?";
 
+    put_confirmed: Repeatable "INSERT INTO confirmed (user, device, safe) VALUES (?, ?, ?) USING TIMESTAMP ?";
+    remove_confirmed: Repeatable "DELETE FROM confirmed WHERE user = ? AND device = ?";
+    confirmed: Repeatable "SELECT device, safe FROM confirmed WHERE user = ?";
+
     friend_pair: Repeatable
         "SELECT friendship, since, turn, change FROM friend_pair WHERE low = ? AND high = ?";
     make_friend_pair: Compare

@@ -54,6 +54,7 @@ fn query(table: Table) -> &'static str {
         Table::Devices => {
             "SELECT user, device, name, created_at, last_seen_at, refresh_digest, refresh_expires_at FROM device"
         }
+        Table::Confirmed => "SELECT user, device, safe FROM confirmed",
         Table::Settings => "SELECT user, json FROM settings",
         Table::Friendships => "SELECT low, high, friendship, since FROM friend_pair",
         Table::Blocks => "SELECT user, other FROM block",
@@ -110,6 +111,7 @@ impl Inner {
         match table {
             Table::Accounts => self.scan_accounts(from, rows_max).await,
             Table::Devices => self.scan_rows(table, from, rows_max, device).await,
+            Table::Confirmed => self.scan_rows(table, from, rows_max, confirmed).await,
             Table::Settings => {
                 let row = |(user, json): (Vec<u8>, String)| {
                     Ok(Some(Row::Settings { user_id: user_id(&user)?, json }))
@@ -246,6 +248,7 @@ impl Inner {
         match row {
             Row::Account(row) => self.import_account(&row).await,
             Row::Device(row) => self.add_device(&row).await,
+            Row::Confirmed(row) => self.put_confirmed(vec![row]).await,
             Row::Settings { user_id, json } => self.put_settings(user_id, &json).await,
             Row::Friendship(row) => self.import_friendship(&row).await,
             Row::Block { user_id, other } => self.set_block(user_id, other, true).await,
@@ -299,6 +302,7 @@ fn device(columns: DeviceColumns) -> Result<Option<Row>, Failure> {
         name,
         created_at: Millis(from_bits(created_at)),
         last_seen_at: Millis(from_bits(seen_at)),
+        received_until: None,
         current: false,
     };
     let damaged = |_| Failure::Damaged("the digest of a refresh token".into());
@@ -308,6 +312,11 @@ fn device(columns: DeviceColumns) -> Result<Option<Row>, Failure> {
         refresh_digest: digest.try_into().map_err(damaged)?,
         refresh_expires_at: Millis(from_bits(expires_at)),
     })))
+}
+
+fn confirmed((user, device, safe): (Vec<u8>, Vec<u8>, i64)) -> Result<Option<Row>, Failure> {
+    let (user_id, device_id) = (user_id(&user)?, DeviceId::from_bytes(&device)?);
+    Ok(Some(Row::Confirmed(ConfirmedRow { user_id, device_id, safe: message_id(safe) })))
 }
 
 fn friendship(columns: (Vec<u8>, Vec<u8>, i16, i64)) -> Result<Option<Row>, Failure> {

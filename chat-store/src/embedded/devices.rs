@@ -1,12 +1,12 @@
-//! Devices and their refresh tokens.
+//! Devices, their refresh tokens, and what they have confirmed.
 
 use chat_protocol::api::Device;
 use chat_protocol::{DeviceId, Millis, UserId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::column::{bits, blob, from_bits};
+use super::column::{bits, blob, from_bits, message_id};
 use super::error::Failure;
-use crate::row::{DeviceRow, RefreshOutcome};
+use crate::row::{ConfirmedRow, DeviceRow, RefreshOutcome};
 
 pub(super) fn add(connection: &Connection, row: &DeviceRow) -> Result<(), Failure> {
     let mut statement = connection.prepare_cached(
@@ -45,6 +45,7 @@ fn device_row(user_id: UserId, row: &Row) -> Result<DeviceRow, Failure> {
         name: row.get(1)?,
         created_at: Millis(from_bits(row.get(2)?)),
         last_seen_at: Millis(from_bits(row.get(3)?)),
+        received_until: None,
         current: false,
     };
     Ok(DeviceRow {
@@ -73,7 +74,37 @@ pub(super) fn remove(
 ) -> Result<bool, Failure> {
     let mut statement =
         connection.prepare_cached("DELETE FROM device WHERE user = ?1 AND device = ?2")?;
-    Ok(statement.execute(params![user.as_bytes(), device.as_bytes()])? > 0)
+    let removed = statement.execute(params![user.as_bytes(), device.as_bytes()])? > 0;
+    let mut statement =
+        connection.prepare_cached("DELETE FROM confirmed WHERE user = ?1 AND device = ?2")?;
+    statement.execute(params![user.as_bytes(), device.as_bytes()])?;
+    Ok(removed)
+}
+
+pub(super) fn put_confirmed(connection: &Connection, row: &ConfirmedRow) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO confirmed (user, device, safe)
+         SELECT user, device, ?3 FROM device WHERE user = ?1 AND device = ?2
+         ON CONFLICT (user, device) DO UPDATE SET safe = max(safe, excluded.safe)",
+    )?;
+    let safe = bits(row.safe.0);
+    statement.execute(params![row.user_id.as_bytes(), row.device_id.as_bytes(), safe])?;
+    Ok(())
+}
+
+pub(super) fn confirmed(
+    connection: &Connection,
+    user: UserId,
+) -> Result<Vec<ConfirmedRow>, Failure> {
+    let mut statement =
+        connection.prepare_cached("SELECT device, safe FROM confirmed WHERE user = ?1")?;
+    let mut found = statement.query([user.as_bytes()])?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        let device_id = DeviceId::from_bytes(blob(row, 0)?)?;
+        rows.push(ConfirmedRow { user_id: user, device_id, safe: message_id(row.get(1)?) });
+    }
+    Ok(rows)
 }
 
 /// A refresh token to be exchanged for the next.

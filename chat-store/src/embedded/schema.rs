@@ -16,7 +16,7 @@ use super::error::OpenError;
 const APPLICATION_ID: i32 = 0x6368_6174;
 
 /// In order; the schema version is how many of them a file has seen. Never changed, only added to.
-const MIGRATIONS: &[&str] = &[FIRST];
+const MIGRATIONS: &[&str] = &[FIRST, CONFIRMED];
 
 const FIRST: &str = "
 -- One row: who this store is.
@@ -101,6 +101,12 @@ CREATE TABLE block (user BLOB NOT NULL, other BLOB NOT NULL, PRIMARY KEY (user, 
 CREATE TABLE presence (
     user BLOB PRIMARY KEY, partition INTEGER NOT NULL, sessions BLOB, last_active_at INTEGER) WITHOUT ROWID;
 CREATE INDEX presence_online ON presence (partition) WHERE sessions IS NOT NULL;
+";
+
+const CONFIRMED: &str = "
+-- The safe id of the last cursor that a device showed. Ids are compared as they are: they reach 2^63 in the year 2094.
+CREATE TABLE confirmed (
+    user BLOB NOT NULL, device BLOB NOT NULL, safe INTEGER NOT NULL, PRIMARY KEY (user, device)) WITHOUT ROWID;
 ";
 
 /// Brings the file to the present schema, and gives a new one its epoch.

@@ -255,6 +255,17 @@ impl Store for EmbeddedStore {
         self.write(move |connection| devices::rotate(connection, &rotation)).await
     }
 
+    async fn put_confirmed(&self, rows: Vec<ConfirmedRow>) -> Result<(), Error> {
+        self.write(move |connection| {
+            rows.iter().try_for_each(|row| devices::put_confirmed(connection, row))
+        })
+        .await
+    }
+
+    async fn confirmed(&self, user: UserId) -> Result<Vec<ConfirmedRow>, Error> {
+        self.read(move |connection| devices::confirmed(connection, user)).await
+    }
+
     async fn set_friendship(
         &self,
         user: UserId,

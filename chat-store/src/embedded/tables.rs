@@ -45,6 +45,7 @@ impl Scan {
                 "device",
                 device,
             ),
+            Table::Confirmed => scan(&["user", "device"], "safe", "confirmed", confirmed),
             Table::Settings => scan(&["user"], "json", "settings", settings),
             Table::Friendships => Scan {
                 filter: "user < other",
@@ -225,10 +226,19 @@ fn device(row: &SqlRow) -> Result<Row, Failure> {
             name: row.get(2)?,
             created_at: Millis(from_bits(row.get(3)?)),
             last_seen_at: Millis(from_bits(row.get(4)?)),
+            received_until: None,
             current: false,
         },
         refresh_digest: row.get(5)?,
         refresh_expires_at: Millis(from_bits(row.get(6)?)),
+    }))
+}
+
+fn confirmed(row: &SqlRow) -> Result<Row, Failure> {
+    Ok(Row::Confirmed(ConfirmedRow {
+        user_id: user_id(row, 0)?,
+        device_id: DeviceId::from_bytes(blob(row, 1)?)?,
+        safe: message_id(row.get(2)?),
     }))
 }
 
@@ -389,6 +399,7 @@ fn import_row(connection: &Connection, row: &Row) -> Result<(), Failure> {
     match row {
         Row::Account(row) => import_account(connection, row),
         Row::Device(row) => devices::add(connection, row),
+        Row::Confirmed(row) => devices::put_confirmed(connection, row),
         Row::Settings { user_id, json } => accounts::put_settings(connection, *user_id, json),
         Row::Friendship(row) => import_friendship(connection, row),
         Row::Block { user_id, other } => friends::set_block(connection, *user_id, *other, true),

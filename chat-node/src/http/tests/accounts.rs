@@ -1,7 +1,8 @@
 use chat_broker::Subject;
 use chat_protocol::api::Tokens;
 use chat_protocol::frame::{AccountChanged, AccountPart, ServerFrame};
-use chat_protocol::{Code, UserId};
+use chat_protocol::{Code, MessageId, Partition, UserId};
+use chat_store::{ConfirmedRow, Store};
 use serde_json::{Value, json};
 
 use super::{NOW, Server};
@@ -29,6 +30,12 @@ async fn a_new_account_is_logged_in_at_once() {
     assert_eq!(device["name"], "Desk");
     assert_eq!(device["current"], true);
     assert_eq!(device["device_id"], json!(tokens.device_id));
+    assert_eq!(device.get("received_until"), None, "it has shown no cursor yet");
+    let safe = MessageId::first_of(NOW.plus(5), Partition(3));
+    let row = ConfirmedRow { user_id: tokens.user_id, device_id: tokens.device_id, safe };
+    server.store.put_confirmed(vec![row]).await.unwrap();
+    let devices = server.get(&tokens.access_token, "/v1/devices").await.expect(200);
+    assert_eq!(devices["items"][0]["received_until"], json!(NOW.plus(5)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,7 @@ struct Server {
     routes: Router,
     document: Value,
     clock: Clock,
+    store: Arc<EmbeddedStore>,
     bus: Arc<dyn Bus>,
     heard: Arc<Heard>,
     conversations: Arc<Conversations>,
@@ -144,10 +145,11 @@ impl Server {
             ..auth
         };
         let auth = Auth::new(cheap, Arc::new(KeyRing::random()), clock.clone()).unwrap();
+        let store = Arc::new(EmbeddedStore::memory());
         let conversations = Arc::new(Conversations::default());
         let presences = Arc::new(Presences::default());
         let services = Services {
-            store: Arc::new(EmbeddedStore::memory()),
+            store: Arc::clone(&store) as _,
             conversations: Arc::clone(&conversations) as _,
             presences: Arc::clone(&presences) as _,
             bus: Arc::clone(&bus),
@@ -158,7 +160,7 @@ impl Server {
         };
         let (routes, document) = router(services, others).unwrap();
         let document = serde_json::to_value(document).unwrap();
-        Server { routes, document, clock, bus, heard, conversations, presences }
+        Server { routes, document, clock, store, bus, heard, conversations, presences }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {

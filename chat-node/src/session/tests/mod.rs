@@ -460,3 +460,71 @@ async fn while_the_store_is_away_a_session_is_live_and_completes_once_it_is_back
     }
     assert_eq!(got, [id(4)]);
 }
+
+/// What is in the store of the world's device once everything noted is written.
+async fn confirmed(world: &World) -> Option<MessageId> {
+    world.gateway.confirmed.write_due(&*world.store, Duration::MAX).await;
+    world.store.confirmed(world.user).await.unwrap().first().map(|row| row.safe)
+}
+
+#[tokio::test]
+async fn the_cursor_that_a_device_shows_is_kept_and_never_resumed_from() {
+    let world = world(quiet()).await;
+    world.add_device().await;
+    world.announce(id(100), id(100));
+    let shown = |safe| Cursor {
+        store_epoch: 7,
+        safe,
+        extra: vec![],
+        rooms: vec![],
+        session: SessionId::random(),
+    };
+    drop(connect(&world, None).await);
+    assert_eq!(confirmed(&world).await, None, "a new device has shown nothing");
+    let mut connection = connect(&world, Some(shown(id(40)).encode())).await;
+    assert_eq!(confirmed(&world).await, Some(id(40)));
+
+    world.gateway.read_now(&connection.session).await;
+    let (frames, _) = frames(&mut connection);
+    let (cursor, _) = last_cursor(&frames).unwrap();
+    assert_eq!(cursor.safe, id(100));
+    assert_eq!(confirmed(&world).await, Some(id(40)), "what was sent need not have arrived");
+    let heartbeat =
+        |cursor: String| ClientFrame::Heartbeat(frame::Heartbeat { cursor: Some(cursor) });
+    let foreign = Cursor { store_epoch: 8, ..shown(id(90)) };
+    for nothing in ["no cursor".to_owned(), foreign.encode()] {
+        connection.receive(heartbeat(nothing));
+        assert_eq!(confirmed(&world).await, Some(id(40)));
+    }
+    connection.receive(heartbeat(cursor.encode()));
+    assert_eq!(confirmed(&world).await, Some(id(100)));
+    connection.receive(heartbeat(shown(id(900)).encode()));
+    assert_eq!(confirmed(&world).await, Some(id(100)), "no further than what was written");
+    drop(connect(&world, Some(shown(id(900)).encode())).await);
+    assert_eq!(confirmed(&world).await, Some(id(100)), "no further than what can be");
+
+    let behind = connect(&world, Some(shown(id(60)).encode())).await;
+    assert_eq!(behind.session.position(), id(60), "a session goes on from its own cursor");
+    assert_eq!(confirmed(&world).await, Some(id(100)));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_delays_what_was_confirmed_and_nothing_else() {
+    let world = world(quiet()).await;
+    world.add_device().await;
+    world.announce(id(100), id(100));
+    let cursor = Cursor {
+        store_epoch: 7,
+        safe: id(40),
+        extra: vec![],
+        rooms: vec![],
+        session: SessionId::random(),
+    };
+    let faulty = world.gateway.parts.store.clone();
+    world.faults.set_away(true);
+    drop(connect(&world, Some(cursor.encode())).await);
+    world.gateway.confirmed.write_due(&*faulty, Duration::MAX).await;
+    world.faults.set_away(false);
+    assert_eq!(world.store.confirmed(world.user).await.unwrap(), []);
+    assert_eq!(confirmed(&world).await, Some(id(40)));
+}

@@ -223,6 +223,13 @@ impl World {
         self.gateway.spawn(&self.tracker, &self.stop);
     }
 
+    /// The user's device, as a login has it.
+    pub(crate) async fn add_device(&self) {
+        let mut row = chat_store::conformance::sample::device(self.user, NOW);
+        row.device.device_id = self.device;
+        self.store.add_device(row).await.unwrap();
+    }
+
     pub(crate) fn token(&self) -> String {
         format!("{}/{}", self.user, self.device)
     }

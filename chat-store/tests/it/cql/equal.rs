@@ -239,7 +239,7 @@ async fn accounts_and_friends_read_the_same_from_both_stores() {
                 assert_eq!(call(&ours).await, call(&theirs).await, "seed {seed} step {step}");
             }};
         }
-        match random.random_range(0..9) {
+        match random.random_range(0..10) {
             // Repeated only at once: much later it would be another device with the same id.
             0 if theirs.account(user).await.unwrap().is_none() => {
                 for _ in 0..2 {
@@ -292,6 +292,11 @@ async fn accounts_and_friends_read_the_same_from_both_stores() {
                     });
                 }
             }
+            8 if theirs.devices(user).await.unwrap().len() == 1 => {
+                let safe = MessageId::first_of(NOW.plus(random.random_range(0..400)), Partition(3));
+                let row = ConfirmedRow { user_id: user, device_id, safe };
+                both!(async |s: &Arc<dyn Store>| s.put_confirmed(vec![row]).await);
+            }
             7 => {
                 let blocked = random.random_bool(0.6);
                 both!(async |s: &Arc<dyn Store>| s.set_block(user, friend, blocked).await);
@@ -311,6 +316,7 @@ async fn accounts_and_friends_read_the_same_from_both_stores() {
             both!(async |s: &Arc<dyn Store>| s.account_by_handle(handle).await);
             both!(async |s: &Arc<dyn Store>| s.profiles(users.clone()).await);
             both!(async |s: &Arc<dyn Store>| s.devices(user).await);
+            both!(async |s: &Arc<dyn Store>| s.confirmed(user).await);
             both!(async |s: &Arc<dyn Store>| s.friends(user, Some(friend), 3).await);
             both!(async |s: &Arc<dyn Store>| s.friends(user, None, 10).await);
             both!(async |s: &Arc<dyn Store>| s.friendship(user, friend).await);
