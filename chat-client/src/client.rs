@@ -16,11 +16,14 @@ use crate::backoff::Backoff;
 use crate::connection::{Arrived, Connection};
 use crate::event::{Answer, Ended, Event};
 use crate::outbox::Draft;
+use crate::place::{Place, Target};
 use crate::session::{Answered, Asked, Loss, Next, Output, Session};
 use crate::state::State;
 
 /// An access token that expires within this time is exchanged before it is used.
 const RENEW_BEFORE_MS: u64 = 30_000;
+/// Discovery is a preference: a connection does not wait for it longer than this.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Commands that wait for the task.
 const COMMANDS: usize = 64;
 
@@ -29,6 +32,9 @@ const COMMANDS: usize = 64;
 pub struct Config {
     /// Address of the WebSocket.
     pub websocket_url: String,
+    /// Ask service discovery, at the address of the credentials, which node to connect to. `websocket_url` is used where it
+    /// has nothing to pick from, where it does not answer, and where the node that it names cannot be reached.
+    pub discover: bool,
     /// JSON or MessagePack.
     pub encoding: Encoding,
     /// Waits between attempts to connect and to send.
@@ -48,6 +54,7 @@ impl Config {
     pub fn new(websocket_url: String) -> Config {
         Config {
             websocket_url,
+            discover: false,
             encoding: Encoding::Json,
             backoff: Backoff::default(),
             connect_timeout_ms: 15_000,
@@ -122,6 +129,7 @@ enum Command {
     Ask(Asked, oneshot::Sender<Answered>),
     Read(ConversationId, u64),
     Delivered(ConversationId, u64),
+    Confirm(String),
     Typing(TypingNow),
     JoinRoom(ConversationId),
     LeaveRoom(ConversationId),
@@ -146,6 +154,7 @@ impl Client {
         let (events, event_receiver) = mpsc::channel(config.event_capacity.max(1));
         let session = Session::new(state, config.outbox_capacity, config.backoff);
         let driver = Driver {
+            place: Place::new(config.websocket_url.clone()),
             config,
             credentials,
             session,
@@ -191,6 +200,12 @@ impl Client {
         seq: u64,
     ) -> Result<(), RequestError> {
         self.command(Command::Delivered(conversation, seq)).await
+    }
+
+    /// The program has stored this cursor, from an [`Event::Cursor`], with everything before it. The server is told now and
+    /// then, so that people see how far this device has got; nothing depends on it.
+    pub async fn confirm(&self, cursor: String) -> Result<(), RequestError> {
+        self.command(Command::Confirm(cursor)).await
     }
 
     /// Is typing, or has stopped.
@@ -241,6 +256,7 @@ struct Driver {
     config: Config,
     credentials: Credentials,
     session: Session,
+    place: Place,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     /// Events of the last frame that the program has not taken yet. Nothing is read while there are any.
@@ -262,6 +278,8 @@ impl Driver {
                 Stop::Ended(ended) => break ended,
                 Stop::Loss(loss) => loss,
             };
+            let reached = self.session.is_connected() || matches!(loss, Loss::Closed { .. });
+            self.place.ended(reached);
             let now_ms = self.now_ms();
             let (next, output) = self.session.on_loss(&loss, now_ms, rand::random());
             self.take(output);
@@ -318,17 +336,36 @@ impl Driver {
         }
     }
 
+    /// Where to connect now.
+    async fn target(&mut self) -> Target {
+        if self.config.discover && self.place.should_ask(self.now_ms()) {
+            let asked = timeout(DISCOVERY_TIMEOUT, self.credentials.api.discovery()).await;
+            let answer = match asked {
+                Ok(Ok(answer)) => Some(answer),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "service discovery is passed over");
+                    None
+                }
+                Err(_) => None,
+            };
+            let now_ms = self.now_ms();
+            self.place.answered(answer, now_ms);
+        }
+        self.place.target()
+    }
+
     /// One connection, from its start to its end.
     async fn connection(&mut self, token: String) -> Stop {
+        let Target { websocket_url, discovery_token } = self.target().await;
         let deadline = Duration::from_millis(self.config.connect_timeout_ms);
-        let open = Connection::open(&self.config.websocket_url, self.config.encoding);
+        let open = Connection::open(&websocket_url, self.config.encoding);
         let mut connection = match timeout(deadline, open).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(loss)) => return Stop::Loss(loss),
             Err(_) => return Stop::Loss(Loss::Broken("connecting took too long".into())),
         };
         let now_ms = self.now_ms();
-        let hello = self.session.hello(token, &self.config.client_name, now_ms);
+        let hello = self.session.hello(token, discovery_token, &self.config.client_name, now_ms);
         if let Err(loss) = self.write(&mut connection, &[hello]).await {
             return Stop::Loss(loss);
         }
@@ -406,6 +443,10 @@ impl Driver {
             Command::Read(conversation, seq) => self.session.read(conversation, seq, now_ms),
             Command::Delivered(conversation, seq) => {
                 self.session.delivered(conversation, seq, now_ms)
+            }
+            Command::Confirm(cursor) => {
+                self.session.confirm(cursor);
+                Output::default()
             }
             Command::Typing(typing) => self.session.typing(typing, now_ms),
             Command::JoinRoom(room) => self.session.join_room(room, now_ms),

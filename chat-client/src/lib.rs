@@ -18,6 +18,7 @@ pub mod client;
 mod connection;
 pub mod event;
 pub mod outbox;
+mod place;
 pub mod replica;
 pub mod session;
 pub mod state;

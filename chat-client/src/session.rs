@@ -24,6 +24,9 @@ const FIRST_HEARTBEAT_INTERVAL_MS: u64 = 5_000;
 /// A connection that stood this long was a good one: the next wait starts from the shortest again.
 const GOOD_AFTER_MS: u64 = 10_000;
 
+/// A cursor that the program has stored is told to the server this often at most.
+const CONFIRM_EVERY_MS: u64 = 5 * 60_000;
+
 /// A request that is answered once and not repeated by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Asked {
@@ -93,6 +96,9 @@ pub enum Next {
 pub struct Session {
     backoff: Backoff,
     cursor: Option<String>,
+    /// Stored by the program, and not shown to the server yet.
+    unconfirmed: Option<String>,
+    confirmed_at_ms: u64,
     outbox: Outbox,
     versions: Versions,
     next_request: u64,
@@ -119,6 +125,8 @@ impl Session {
         Session {
             backoff,
             cursor: state.cursor,
+            unconfirmed: None,
+            confirmed_at_ms: 0,
             outbox,
             versions: Versions::new(REMEMBERED_MESSAGES),
             next_request: 1,
@@ -136,16 +144,24 @@ impl Session {
         }
     }
 
-    /// The first frame of a new connection.
-    pub fn hello(&mut self, token: String, client: &str, now_ms: u64) -> ClientFrame {
+    /// The first frame of a new connection. `discovery_token` is the one that came with the node's address.
+    pub fn hello(
+        &mut self,
+        token: String,
+        discovery_token: Option<String>,
+        client: &str,
+        now_ms: u64,
+    ) -> ClientFrame {
         self.heard_at_ms = now_ms;
         self.sent_at_ms = now_ms;
         self.asked_to_return_in_ms = None;
+        // This shows the cursor, too.
+        (self.unconfirmed, self.confirmed_at_ms) = (None, now_ms);
         ClientFrame::Hello(Hello {
             versions: VERSIONS.to_vec(),
             token,
             cursor: self.cursor.clone(),
-            discovery_token: None,
+            discovery_token,
             capabilities: Vec::new(),
             client: Some(client.to_owned()),
         })
@@ -260,6 +276,11 @@ impl Session {
         self.flushed(now_ms)
     }
 
+    /// The program has stored this cursor, and everything before it. The server is told now and then.
+    pub fn confirm(&mut self, cursor: String) {
+        self.unconfirmed = Some(cursor);
+    }
+
     /// Is typing, or stopped. Worth nothing later, so it is dropped without a connection.
     pub fn typing(&mut self, typing: TypingNow, now_ms: u64) -> Output {
         let mut out = Output::default();
@@ -296,8 +317,14 @@ impl Session {
     pub fn on_time(&mut self, now_ms: u64) -> Output {
         let mut out = self.flushed(now_ms);
         let interval_ms = self.heartbeat_interval_ms();
-        if self.is_connected() && now_ms.saturating_sub(self.sent_at_ms) >= interval_ms {
-            out.frames.push(ClientFrame::Heartbeat(Heartbeat::default()));
+        let confirms = self.confirm_due_ms().is_some_and(|due| now_ms >= due);
+        let is_quiet = now_ms.saturating_sub(self.sent_at_ms) >= interval_ms;
+        if self.is_connected() && (is_quiet || confirms) {
+            let cursor = if confirms { self.unconfirmed.take() } else { None };
+            if confirms {
+                self.confirmed_at_ms = now_ms;
+            }
+            out.frames.push(ClientFrame::Heartbeat(Heartbeat { cursor }));
             self.sent_at_ms = now_ms;
         }
         out
@@ -306,6 +333,7 @@ impl Session {
     /// When to call [`on_time`](Session::on_time) at the latest.
     pub fn next_time_ms(&self) -> u64 {
         let heartbeat = self.sent_at_ms + self.heartbeat_interval_ms();
+        let heartbeat = self.confirm_due_ms().map_or(heartbeat, |due| heartbeat.min(due));
         match self.outbox.next_due_ms() {
             Some(due) if self.is_connected() => heartbeat.min(due),
             _ => heartbeat,
@@ -331,7 +359,13 @@ impl Session {
             std::mem::take(&mut self.asked).into_values().map(|key| (key, Err(None))).collect();
         let out = Output { answers, ..Output::default() };
         // The server drew the delay from its own window: adding to it would only lengthen the gap.
-        let wait_ms = asked.unwrap_or_else(|| self.backoff.wait_ms(self.failures, random));
+        let is_sent_on =
+            matches!(loss, Loss::Closed { code, .. } if *code == Close::WrongNode.number());
+        let wait_ms = match asked {
+            Some(asked) => asked,
+            None if is_sent_on && self.failures == 0 => 0,
+            None => self.backoff.wait_ms(self.failures, random),
+        };
         self.failures = self.failures.saturating_add(1);
         (self.next(loss, wait_ms), out)
     }
@@ -497,6 +531,11 @@ impl Session {
         if out.frames.len() > before {
             self.sent_at_ms = now_ms;
         }
+    }
+
+    fn confirm_due_ms(&self) -> Option<u64> {
+        let waits = self.is_connected() && self.unconfirmed.is_some();
+        waits.then_some(self.confirmed_at_ms + CONFIRM_EVERY_MS)
     }
 
     fn take_request(&mut self) -> u64 {

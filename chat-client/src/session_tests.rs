@@ -47,7 +47,7 @@ fn message(id: u64, client_message_id: ClientMessageId) -> ServerFrame {
 
 fn connected() -> Session {
     let mut session = Session::new(State::default(), 10, Backoff::default());
-    session.hello("token".into(), "test", 0);
+    session.hello("token".into(), None, "test", 0);
     session.on_frame(welcome(Outcome::New), 0, 0);
     session
 }
@@ -70,7 +70,7 @@ fn what_was_not_acknowledged_is_repeated_as_a_retry_after_a_reconnect() {
     let first = session.send(Draft::text(conversation(), "one"), 0).unwrap();
     assert!(!sends(&first)[0].retry);
     session.on_loss(&Loss::Broken("gone".into()), 1, 0);
-    session.hello("token".into(), "test", 2);
+    session.hello("token".into(), None, "test", 2);
     let again = session.on_frame(welcome(Outcome::Resumed), 3, 0);
     assert!(sends(&again)[0].retry);
     assert_eq!(sends(&again)[0].client_message_id, sends(&first)[0].client_message_id);
@@ -86,9 +86,9 @@ fn the_newest_cursor_goes_into_the_next_hello_and_a_reset_forgets_it() {
         ClientFrame::Hello(hello) => hello.cursor,
         _ => panic!("not a hello"),
     };
-    assert_eq!(cursor_of(session.hello("t".into(), "test", 2)).as_deref(), Some("abc"));
+    assert_eq!(cursor_of(session.hello("t".into(), None, "test", 2)).as_deref(), Some("abc"));
     session.on_frame(welcome(Outcome::Reset), 3, 0);
-    assert_eq!(cursor_of(session.hello("t".into(), "test", 4)), None);
+    assert_eq!(cursor_of(session.hello("t".into(), None, "test", 4)), None);
 }
 
 #[test]
@@ -200,6 +200,32 @@ fn heartbeats_go_out_when_nothing_else_does_and_silence_is_noticed() {
 }
 
 #[test]
+fn a_stored_cursor_is_told_now_and_then_also_on_a_busy_connection() {
+    let mut session = connected();
+    let told = |output: Output| -> Vec<Option<String>> {
+        let cursor = |frame| match frame {
+            ClientFrame::Heartbeat(heartbeat) => Some(heartbeat.cursor),
+            _ => None,
+        };
+        output.frames.into_iter().filter_map(cursor).collect()
+    };
+    session.confirm("one".into());
+    session.confirm("two".into());
+    assert_eq!(told(session.on_time(5_000)), [None], "not so soon after hello");
+    session.typing(TypingNow { conversation_id: conversation(), active: true }, 299_000);
+    assert_eq!(session.next_time_ms(), 300_000);
+    assert_eq!(told(session.on_time(300_000)), [Some("two".into())]);
+    assert_eq!(told(session.on_time(305_000)), [None], "nothing new");
+    session.confirm("three".into());
+    assert_eq!(told(session.on_time(599_999)), [None]);
+    session.on_loss(&Loss::Broken("gone".into()), 600_000, 0);
+    assert!(told(session.on_time(700_000)).is_empty());
+    session.hello("token".into(), None, "test", 700_000);
+    session.on_frame(welcome(Outcome::Resumed), 700_000, 0);
+    assert_eq!(told(session.on_time(1_000_000)), [None], "hello has shown one");
+}
+
+#[test]
 fn only_the_highest_read_mark_is_sent_and_again_until_acknowledged() {
     let mut session = Session::new(State::default(), 10, Backoff::default());
     session.read(conversation(), 5, 0);
@@ -228,4 +254,12 @@ fn live_rooms_are_joined_again_after_a_reconnect() {
     session.on_loss(&Loss::Broken(String::new()), 0, 0);
     let frames = session.on_frame(welcome(Outcome::Resumed), 0, 0).frames;
     assert!(matches!(&frames[..], [ClientFrame::JoinRoom(join)] if join.room_id == room));
+}
+
+#[test]
+fn a_client_that_is_sent_to_another_node_goes_at_once_but_not_in_circles() {
+    let mut session = Session::new(State::default(), 10, Backoff::default());
+    let mut sent_on = || session.on_loss(&closed(Close::WrongNode), 0, u64::MAX).0;
+    assert_eq!(sent_on(), Next::Connect { wait_ms: 0 });
+    assert_eq!(sent_on(), Next::Connect { wait_ms: 1_000 });
 }

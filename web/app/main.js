@@ -15,7 +15,7 @@ const VERSION = 'chat-web/1';
 /** The page: who is logged in decides what it shows, the address after `#` decides which place. */
 class Page {
   constructor() {
-    this.client = new ChatClient({ name: VERSION });
+    this.client = new ChatClient({ name: VERSION, discover: true });
     this.root = /** @type {HTMLElement} */ (document.getElementById('app'));
     this.notice = '';
     /** @type {Sidebar|null} */

@@ -93,6 +93,9 @@ export class Api {
     }
   }
 
+  /** Which node to connect to. @param {number} timeoutMs @returns {Promise<import('./types.js').Discovery>} */
+  discovery(timeoutMs) { return this.request('GET', '/v1/discovery', { anonymous: true, timeoutMs }); }
+
   // Accounts and sessions.
 
   /** @param {{handle: string, password: string, name?: string, device_name?: string}} account @returns {Promise<Tokens>} */

@@ -6,6 +6,7 @@ import { Marks } from './marks.js';
 import { unread } from './merge.js';
 import { Outbox } from './outbox.js';
 import { People, RELOAD_DELAY_MS } from './people.js';
+import { Place } from './place.js';
 import { ClientState } from './state.js';
 import { MemoryStorage } from './storage.js';
 import { Store } from './store.js';
@@ -180,26 +181,17 @@ export class ChatClient extends People {
   async openConnection() {
     const { store } = this;
     if (!store) return;
-    const url = socketUrl(this.baseUrl);
-    const locate = async () => {
-      try {
-        const picked = await this.api.request('GET', '/v1/discovery');
-        return { url: picked.websocket_url, discoveryToken: picked.discovery_token };
-      } catch {
-        // The given address will do.
-        return { url };
-      }
-    };
+    const { api, environment, discover } = this;
     const connection = new Connection({
-      url,
-      ...(this.discover ? { locate } : {}),
-      api: this.api,
-      environment: this.environment,
+      place: new Place({ url: socketUrl(this.baseUrl), discover, api, environment }),
+      api,
+      environment,
       client: this.name,
       handler: {
         accessToken: () => this.session.accessToken(),
         renewToken: (stale) => this.session.renew(stale),
         cursor: () => store.cursor,
+        storedCursor: () => store.storedCursor,
         rooms: () => [...this.rooms.keys()],
         start: (outcome) => this.connected(outcome),
         frame: (frame) => this.receive(frame),
@@ -219,6 +211,7 @@ export class ChatClient extends People {
     if (!this.store) return;
     this.store.slot = uuid();
     this.store.cursor = undefined;
+    this.store.storedCursor = undefined;
   }
 
   /** @param {'expired'|'logged_out'} reason */

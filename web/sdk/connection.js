@@ -14,6 +14,7 @@ import { asChatError, ChatError } from './errors.js';
  * @property {() => Promise<string>} accessToken
  * @property {(stale: string) => Promise<string>} renewToken
  * @property {() => string|undefined} cursor the cursor to go on from
+ * @property {() => string|undefined} storedCursor the last one that is stored
  * @property {() => string[]} rooms live rooms to poll
  * @property {(outcome: import('./types.js').Outcome) => Promise<void>} start called before the first frame of a connection
  * @property {(frame: ServerFrame) => void} frame
@@ -33,6 +34,10 @@ const WEBSOCKET_FAILURES_MAX = 3;
 /** While polling, a WebSocket is tried again this often. */
 const WEBSOCKET_RETRY_MS = 60_000;
 const POLL_WAIT_MS = 25_000;
+/** A stored cursor is told to the server this often at most. */
+const CONFIRM_EVERY_MS = 5 * 60_000;
+/** The node is not the one that discovery picked. */
+const WRONG_NODE = 3006;
 
 /**
  * Keeps one connection to the service: WebSocket, or long polling where that cannot be opened.
@@ -42,21 +47,19 @@ const POLL_WAIT_MS = 25_000;
 export class Connection extends EventTarget {
   /**
    * @param {object} options
-   * @param {string} options.url of the WebSocket
+   * @param {import('./place.js').Place} options.place where the WebSocket goes
    * @param {import('./api.js').Api} options.api
    * @param {import('./environment.js').Environment} options.environment
    * @param {Handler} options.handler
    * @param {string} [options.client] name and version for the server's log
-   * @param {() => Promise<{url: string, discoveryToken?: string}>} [options.locate] asked before each attempt where to connect
    */
-  constructor({ url, api, environment, handler, client, locate }) {
+  constructor({ place, api, environment, handler, client }) {
     super();
-    this.url = url;
+    this.place = place;
     this.api = api;
     this.environment = environment;
     this.handler = handler;
     this.client = client;
-    this.locate = locate;
     /** @type {State} */
     this.state = 'stopped';
     /** @type {Transport} */
@@ -88,6 +91,9 @@ export class Connection extends EventTarget {
     this.notBefore = 0;
     /** When the heartbeat was sent that nothing has followed yet; 0 if none. */
     this.heartbeatSentAt = 0;
+    /** The cursor that the server was shown last on this connection, and when. @type {string|undefined} */
+    this.shownCursor = undefined;
+    this.shownAt = 0;
     const listen = (/** @type {string} */ name, /** @type {() => void} */ run) => environment.events?.addEventListener(name, run);
     listen('online', () => this.wake());
     listen('offline', () => this.goOffline());
@@ -203,21 +209,17 @@ export class Connection extends EventTarget {
       return;
     }
     if (epoch !== this.epoch) return;
-    /** @type {string|undefined} */
-    let discoveryToken;
-    if (this.locate) {
-      const place = await this.locate();
-      if (epoch !== this.epoch) return;
-      this.url = place.url;
-      discoveryToken = place.discoveryToken;
-    }
-    const socket = new this.environment.WebSocket(this.url, [SUBPROTOCOL]);
+    const { url, discoveryToken } = await this.place.locate();
+    if (epoch !== this.epoch) return;
+    const socket = new this.environment.WebSocket(url, [SUBPROTOCOL]);
     this.socket = socket;
     const link = { token, welcomed: false, openedAt: 0, invalidCursor: false };
     this.timer('welcome', WELCOME_TIMEOUT_MS, () => this.lost(epoch, link, 1006));
     socket.onopen = () => {
       if (epoch !== this.epoch) return;
       const cursor = this.handler.cursor();
+      this.shownCursor = cursor;
+      this.shownAt = this.environment.now();
       this.write({ hello: { versions: [1], token, ...(cursor ? { cursor } : {}), ...(discoveryToken ? { discovery_token: discoveryToken } : {}), ...(this.client ? { client: this.client } : {}) } });
     };
     socket.onmessage = (/** @type {MessageEvent} */ event) => {
@@ -306,9 +308,21 @@ export class Connection extends EventTarget {
         return;
       }
       this.heartbeatSentAt ||= now;
-      this.write({ heartbeat: {} });
+      this.write({ heartbeat: this.confirmation(now) });
       this.beat(epoch, intervalMs);
     });
+  }
+
+  /**
+   * Now and then a heartbeat shows the cursor that is stored.
+   * @param {number} now
+   */
+  confirmation(now) {
+    const cursor = this.handler.storedCursor();
+    if (!cursor || cursor === this.shownCursor || now - this.shownAt < CONFIRM_EVERY_MS) return {};
+    this.shownCursor = cursor;
+    this.shownAt = now;
+    return { cursor };
   }
 
   /**
@@ -345,6 +359,8 @@ export class Connection extends EventTarget {
   lost(epoch, link, code) {
     if (epoch !== this.epoch) return;
     this.socket = null;
+    // 1006: nobody has closed it, so perhaps nobody is there.
+    this.place.ended(link.welcomed || code !== 1006);
     if (link.welcomed && this.environment.now() - link.openedAt >= STABLE_MS) this.attempt = 0;
     if (link.welcomed && this.environment.now() - link.openedAt >= STABLE_MS) this.renewed = false;
     if (link.invalidCursor) {
@@ -367,6 +383,12 @@ export class Connection extends EventTarget {
         this.retry();
         return;
       default:
+        if (code === WRONG_NODE && this.attempt === 0) {
+          // At once, but not in circles.
+          this.attempt = 1;
+          this.connect();
+          return;
+        }
         if (!link.welcomed) this.websocketFailures += 1;
         this.retry();
     }

@@ -55,6 +55,8 @@ export class Store extends EventTarget {
     this.timelines = new Map();
     /** @type {string|undefined} */
     this.cursor = undefined;
+    /** The last cursor that the storage has taken. @type {string|undefined} */
+    this.storedCursor = undefined;
     this.slot = '0';
     this.generation = 0;
     /** Counts how often the local copy was forgotten; answers from before are thrown away. */
@@ -244,6 +246,7 @@ export class Store extends EventTarget {
       if (life !== this.life || this.storageFailed || this.closed) return;
       try {
         await this.storage.commit(batch);
+        if (cursor && life === this.life) this.storedCursor = cursor.cursor;
       } catch (error) {
         this.storageFailed = true;
         this.dispatchEvent(new CustomEvent('storage-failed', { detail: { error } }));
@@ -259,6 +262,7 @@ export class Store extends EventTarget {
   forget() {
     this.life += 1;
     this.cursor = undefined;
+    this.storedCursor = undefined;
     this.batch = emptyBatch();
     this.heads.clear();
     const opened = [...this.timelines.keys()];

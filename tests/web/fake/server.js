@@ -42,6 +42,12 @@ export class FakeServer {
     this.heartbeatMs = 5000;
     this.accessMs = 900_000;
     this.log = [];
+    /** What service discovery answers, and how often it was asked. */
+    this.discovery = null;
+    this.discoveries = 0;
+    /** Every `hello`, and the cursors in heartbeats. */
+    this.hellos = [];
+    this.confirmed = [];
   }
 
   async listen(port = 0) {
@@ -131,6 +137,11 @@ export class FakeServer {
     const method = request.method;
     const [, , area, id, sub, subId, last, lastId] = url.pathname.split('/').map(decodeURIComponent);
     const key = `${method} ${area}`;
+    if (key === 'GET discovery') {
+      this.discoveries += 1;
+      if (!this.discovery) throw new Refusal('draining', 503, 'Every node is leaving.');
+      return this.discovery;
+    }
     if (key === 'POST accounts') return this.signUp(body);
     if (key === 'POST sessions' && id === 'refresh') return this.renew(body);
     if (key === 'POST sessions') return this.logIn(body);
@@ -479,6 +490,11 @@ export class FakeServer {
 
   hello(socket, hello) {
     let known;
+    this.hellos.push(hello);
+    if (this.faults.wrongNode) {
+      this.faults.wrongNode();
+      return socket.ws.close(3006, 'another node was picked');
+    }
     try { known = this.who(hello.token); } catch { return socket.ws.close(3501, 'not authenticated, log in again'); }
     const { outcome, session_id, position } = this.parse(hello.cursor);
     for (const other of this.sockets) if (other.session_id === session_id) other.ws.close(3004, 'resumed by another connection');
@@ -499,6 +515,7 @@ export class FakeServer {
     const { request_id } = fields;
     try {
       const answer = { request_id };
+      if (type === 'heartbeat' && fields.cursor) this.confirmed.push(fields.cursor);
       if (type === 'heartbeat') return this.write(socket, { heartbeat: { server_time: Date.now() } });
       if (type === 'typing') return this.typing(me, fields);
       if (type === 'presence') return this.write(socket, { presence_snapshot: { request_id, users: this.presenceFor(me) } });

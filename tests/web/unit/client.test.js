@@ -241,3 +241,79 @@ test('someone typing is shown for six seconds at most', options, async () => {
   await until(() => grace.typingIn(id).length === 1, 'typing');
   await until(() => grace.typingIn(id).length === 0, 'typing ends by itself', 8_000);
 });
+
+test('a cursor is told again once it is stored and some minutes have passed', options, async () => {
+  server.heartbeatMs = 200;
+  const { ada, grace, id } = await pair();
+  await ada.sendText(id, 'one');
+  await until(() => texts(grace, id).includes('one') && ada.kept.cursors.size > 0, 'the message and a stored cursor');
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.deepEqual(server.confirmed, [], 'not so soon after hello');
+  // Five minutes later, as far as the connection can tell.
+  ada.connection.shownAt -= 5 * 60_000;
+  await until(() => server.confirmed.length > 0, 'a cursor in a heartbeat');
+  assert.ok([...ada.kept.cursors.values()].includes(server.confirmed[0]), 'it is the stored one');
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.equal(server.confirmed.length, 1, 'once');
+});
+
+/** Another node of the same platform: what it knows is what the first one knows. */
+async function anotherNode() {
+  const node = new FakeServer();
+  await node.listen();
+  for (const shared of ['users', 'devices', 'access', 'refresh', 'conversations', 'friends', 'blocks', 'inbox', 'epoch']) node[shared] = server[shared];
+  return node;
+}
+
+const pick = (node, token) => ({ url: node.url, websocket_url: `${node.url.replace('http', 'ws')}/v1/socket`, node: 'one', valid_for_ms: 300_000, ...(token ? { discovery_token: token } : {}) });
+
+test('the socket goes to the node that discovery picked, with its token, and elsewhere after its loss', options, async () => {
+  const node = await anotherNode();
+  try {
+    server.discovery = pick(node, 'first');
+    const ada = await someone({ discover: true });
+    assert.deepEqual(node.hellos.map((one) => one.discovery_token), ['first']);
+    assert.equal(server.hellos.length, 0);
+    server.discovery = pick(server, 'second');
+    for (const socket of node.sockets) socket.ws.close(1012, 'test');
+    await until(() => server.hellos.length === 1, 'the other node');
+    await live(ada);
+    assert.equal(server.hellos[0].discovery_token, 'second');
+  } finally {
+    await node.close();
+  }
+});
+
+test('a client that is sent on asks discovery again and goes there', options, async () => {
+  const node = await anotherNode();
+  try {
+    server.discovery = pick(server, 'stale');
+    server.faults.wrongNode = () => { server.discovery = pick(node, 'fresh'); };
+    await someone({ discover: true });
+    assert.deepEqual(server.hellos.map((one) => one.discovery_token), ['stale']);
+    assert.deepEqual(node.hellos.map((one) => one.discovery_token), ['fresh']);
+  } finally {
+    await node.close();
+  }
+});
+
+test('without an answer, and without the node that it names, the given address is used', options, async () => {
+  const ada = await someone({ discover: true });
+  assert.equal(server.hellos[0].discovery_token, undefined, 'discovery has no answer');
+  server.discovery = pick({ url: 'http://127.0.0.1:1' }, 'dead');
+  drop(1012);
+  await until(() => server.hellos.length === 2, 'the given address');
+  await live(ada);
+  assert.equal(server.hellos[1].discovery_token, undefined, 'the node that was picked is away');
+});
+
+test('behind one address discovery is asked once', options, async () => {
+  server.discovery = pick(server);
+  const ada = await someone({ discover: true });
+  for (const count of [2, 3]) {
+    drop(1012);
+    await until(() => server.hellos.length === count, 'another connection');
+    await live(ada);
+  }
+  assert.equal(server.discoveries, 1);
+});

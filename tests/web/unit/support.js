@@ -17,8 +17,8 @@ export function environment(changes = {}) {
   };
 }
 
-export function client(server, { storage = new MemoryStorage(), ...changes } = {}) {
-  const chat = new ChatClient({ baseUrl: server.url, environment: environment(changes), storage: () => storage });
+export function client(server, { storage = new MemoryStorage(), discover = false, ...changes } = {}) {
+  const chat = new ChatClient({ baseUrl: server.url, discover, environment: environment(changes), storage: () => storage });
   return Object.assign(chat, { kept: storage });
 }
 

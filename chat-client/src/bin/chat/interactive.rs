@@ -36,6 +36,7 @@ const LINE_BYTES_MAX: usize = 512 * 1024;
 /// Runs until `/quit`, or until standard input ends and everything is acknowledged.
 pub(crate) async fn run(session: Session, with: Option<String>) -> anyhow::Result<()> {
     let mut config = Config::new(session.api.websocket_url());
+    config.discover = true;
     config.client_name = concat!("chat/", env!("CARGO_PKG_VERSION")).into();
     let state = session.saved.state.clone();
     let (client, mut events) = Client::start(config, session.credentials.clone(), state);
@@ -183,8 +184,11 @@ impl<'a> Screen<'a> {
             0 => Vec::new(),
             _ => self.client.state().await.map(|state| state.outbox).unwrap_or_default(),
         };
-        let state = State { cursor: Some(cursor), outbox };
-        self.session.store.change(|saved| saved.state = state)
+        let state = State { cursor: Some(cursor.clone()), outbox };
+        self.session.store.change(|saved| saved.state = state)?;
+        // An error means that the session has ended; its event follows.
+        drop(self.client.confirm(cursor).await);
+        Ok(())
     }
 
     /// A line of the person's; `false` to leave.
