@@ -1,11 +1,16 @@
-//! The bus: subjects of core NATS, on a connection of its own for each node, so that fan-out delays no append.
+//! The bus: subjects of core NATS.
+//!
+//! Publications have a connection of their own for each node, so that fan-out delays nobody who waits for an answer. The
+//! server does not send back on it what came from it: a node hands its publications to its own receiver itself. Requests
+//! and their answers share the connection of the log.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ahash::AHashMap;
 use async_nats::Message;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,7 +20,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{Connection, RequestFailure, SUBSCRIPTION_MESSAGES_MAX};
+use super::connection::{Connection, Echo, RequestFailure, SUBSCRIPTION_MESSAGES_MAX};
 use super::options::NatsOptions;
 use super::publish::Publisher;
 use super::serve::{self, ERROR_HEADER, Server};
@@ -24,6 +29,9 @@ use crate::broker::{Bus, Error, Receiver, RequestError, Responder};
 
 /// New subscriptions that wait for the task that receives. Further ones wait before they are made.
 const NEW_SUBSCRIPTIONS_MAX: usize = 256;
+
+/// After so many deliveries other tasks have their turn.
+const DELIVERIES_MAX: usize = 128;
 
 /// The subjects on the servers.
 #[derive(Clone)]
@@ -61,27 +69,34 @@ pub(super) struct Losses {
 type Received = (Subject, Vec<Message>);
 
 pub(super) struct NatsBus {
+    /// For publications.
     connection: Connection,
+    /// For requests.
+    requests: Connection,
     addresses: Addresses,
     publisher: Publisher,
-    /// Ends a subscription. Held while one is made, so that two calls for one subject do not cross.
-    subscriptions: Mutex<HashMap<Subject, AbortHandle>>,
+    receiver: Arc<dyn Receiver>,
+    /// Each ends a subscription. Changed under `subscribing`.
+    subscriptions: RwLock<AHashMap<Subject, AbortHandle>>,
+    /// Held while a subscription is made, so that two calls for one subject do not cross.
+    subscribing: Mutex<()>,
     new_subscriptions: mpsc::Sender<BoxStream<'static, Received>>,
     /// Each behind a lock of its own: to take over from a node that hangs takes a second, and a node takes over many
     /// subjects at once.
     servers: StdMutex<HashMap<Subject, Arc<Mutex<Option<Server>>>>>,
-    /// Shared by all servers of this connection.
+    /// Shared by all servers of this bus.
     serving: serve::Shared,
-    /// Ends all tasks of the connection.
+    /// Ends all tasks of this bus.
     _tasks: DropGuard,
 }
 
 pub(super) async fn connect(
     options: &NatsOptions,
+    requests: Connection,
     receiver: Arc<dyn Receiver>,
     losses: Arc<Losses>,
 ) -> Result<NatsBus, Error> {
-    let connection = Connection::open(options, "bus").await;
+    let connection = Connection::open(options, "bus", Echo::No).await;
     let connection = connection.map_err(|error| Error(error.to_string()))?;
     let addresses = Addresses { prefix: options.prefix.as_str().into() };
     let end = CancellationToken::new();
@@ -89,15 +104,18 @@ pub(super) async fn connect(
     // Without tokio's budget, which would cut what `drain` takes; it yields by itself.
     let task = tokio::task::unconstrained(receive(receiver.clone(), added));
     tokio::spawn(end.clone().run_until_cancelled_owned(task));
-    let task = tell_interruptions(connection.clone(), receiver, losses.clone());
+    let task = tell_interruptions(connection.clone(), receiver.clone(), losses.clone());
     tokio::spawn(end.clone().run_until_cancelled_owned(task));
-    let publisher = Publisher::start(&connection, addresses.clone(), options, losses);
-    let serving = serve::Shared::new(&connection, &addresses, options.requests_max, end.clone());
+    let publisher = Publisher::new(&connection, addresses.clone(), options, losses);
+    let serving = serve::Shared::new(&requests, &addresses, options.requests_max, end.clone());
     Ok(NatsBus {
         connection,
+        requests,
         addresses,
         publisher,
-        subscriptions: Mutex::default(),
+        receiver,
+        subscriptions: RwLock::default(),
+        subscribing: Mutex::default(),
         new_subscriptions,
         servers: StdMutex::default(),
         serving,
@@ -105,12 +123,14 @@ pub(super) async fn connect(
     })
 }
 
-/// Hands everything to the receiver, in the order of each subject.
+/// Hands everything to the receiver, in the order of each subject. On a busy machine its turn comes rarely, so it takes
+/// more than one subject when it does.
 async fn receive(
     receiver: Arc<dyn Receiver>,
     mut added: mpsc::Receiver<BoxStream<'static, Received>>,
 ) {
     let mut all: SelectAll<BoxStream<'static, Received>> = SelectAll::new();
+    let mut delivered = 0;
     loop {
         tokio::select! {
             biased;
@@ -119,10 +139,14 @@ async fn receive(
                 None => return,
             },
             Some((subject, messages)) = all.next() => {
+                delivered += messages.len();
                 for message in messages {
                     receiver.deliver(&[subject], message.payload);
                 }
-                tokio::task::yield_now().await;
+                if delivered >= DELIVERIES_MAX {
+                    delivered = 0;
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -187,9 +211,20 @@ impl NatsBus {
         servers.entry(subject).or_default().clone()
     }
 
-    /// Returns when the server knows of everything that was sent before.
-    async fn settle(&self) -> Result<(), Error> {
-        self.connection.settle().await.map_err(Error)
+    // Every change under the lock is one call on the map, so a panic leaves it whole.
+    fn add(&self, subject: Subject, subscription: AbortHandle) {
+        let subscriptions = self.subscriptions.write();
+        subscriptions.unwrap_or_else(PoisonError::into_inner).insert(subject, subscription);
+    }
+
+    fn remove(&self, subject: &Subject) -> Option<AbortHandle> {
+        self.subscriptions.write().unwrap_or_else(PoisonError::into_inner).remove(subject)
+    }
+
+    /// Those of the subjects that this node has subscribed to.
+    fn own(&self, subjects: &[Subject]) -> Vec<Subject> {
+        let own = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        subjects.iter().copied().filter(|subject| own.contains_key(subject)).collect()
     }
 }
 
@@ -201,36 +236,39 @@ fn late() -> Error {
 impl Bus for NatsBus {
     async fn subscribe(&self, subject: Subject) -> Result<(), Error> {
         let subscribe = async {
-            let mut subscriptions = self.subscriptions.lock().await;
-            if subscriptions.contains_key(&subject) {
+            let _subscribing = self.subscribing.lock().await;
+            if !self.own(&[subject]).is_empty() {
                 return Ok(());
             }
-            // What this node published before does not come to a later subscription.
-            self.publisher.flush().await;
             let address = self.addresses.publications(&subject);
             let messages = self.connection.client.subscribe(address).await;
             let messages = messages.map_err(|error| Error(error.to_string()))?;
             let (handle, registration) = AbortHandle::new_pair();
             let messages = drain(subject, Abortable::new(messages, registration));
             self.new_subscriptions.send(messages).await.map_err(|_| late())?;
-            subscriptions.insert(subject, handle);
+            self.add(subject, handle);
             Ok(())
         };
         timeout_at(self.deadline(), subscribe).await.unwrap_or_else(|_| Err(late()))?;
         // If this fails the subscription stays, and is made with the next connection; subscribing again is right.
-        self.settle().await
+        self.connection.settle().await.map_err(Error)
     }
 
     async fn unsubscribe(&self, subject: Subject) -> Result<(), Error> {
+        let _subscribing = self.subscribing.lock().await;
         // The stream ends, and with it the subscription at the server.
-        if let Some(handle) = self.subscriptions.lock().await.remove(&subject) {
-            handle.abort();
+        if let Some(subscription) = self.remove(&subject) {
+            subscription.abort();
         }
         Ok(())
     }
 
     fn publish(&self, subjects: &[Subject], payload: Bytes) {
-        self.publisher.publish(subjects, payload);
+        self.publisher.publish(subjects, payload.clone());
+        let own = self.own(subjects);
+        if !own.is_empty() {
+            self.receiver.deliver(&own, payload);
+        }
     }
 
     async fn serve(
@@ -255,7 +293,7 @@ impl Bus for NatsBus {
         let server = slot.lock().await.take();
         if let Some(server) = server {
             server.stop_within(patience).await;
-            self.settle().await?;
+            self.requests.settle().await.map_err(Error)?;
         }
         Ok(())
     }
@@ -269,7 +307,7 @@ impl Bus for NatsBus {
         let unavailable = |reason: &str| RequestError::Unavailable(reason.to_owned());
         let deadline = Instant::now() + deadline;
         let address = self.addresses.requests(&subject);
-        match self.connection.request(address, None, payload, deadline).await {
+        match self.requests.request(address, None, payload, deadline).await {
             Ok(answer) => match answer.headers.as_ref().and_then(|h| h.get(ERROR_HEADER)) {
                 Some(error) => Err(unavailable(error.as_str())),
                 None => Ok(answer.payload),

@@ -6,17 +6,18 @@ use std::time::Duration;
 use async_nats::client::RequestErrorKind;
 use async_nats::connection::State as ClientState;
 use async_nats::{
-    Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, Request,
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message,
 };
 use bytes::Bytes;
 use rand::RngExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::options::{Authentication, NatsOptions, OpenError};
+use super::outgoing::{Item, Outgoing};
 
 /// A server that does not answer two of these is given up, and another one is tried.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,10 +41,19 @@ pub(super) struct State {
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) client: Client,
+    /// Where everything goes that is not rare.
+    pub(super) outgoing: Outgoing,
     state: watch::Receiver<State>,
     /// A subject at which nobody listens: the answer that says so proves that the server handled all that was sent before.
     nowhere: Arc<str>,
     deadline: Duration,
+}
+
+/// Whether a connection gets what it publishes, if it subscribes to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Echo {
+    Yes,
+    No,
 }
 
 /// Why JetStream did not do what was asked.
@@ -69,19 +79,24 @@ impl Connection {
     pub(super) async fn open(
         options: &NatsOptions,
         purpose: &str,
+        echo: Echo,
     ) -> Result<Connection, OpenError> {
         let initial = State { connected: true, reconnects: 0, overflows: 0 };
         let (told, state) = watch::channel(initial);
         let told = Arc::new(told);
-        let connect = client_options(options, purpose).await?.event_callback(move |event| {
+        let mut connect = client_options(options, purpose).await?.event_callback(move |event| {
             let told = told.clone();
             async move { note(&told, &event) }
         });
+        if echo == Echo::No {
+            connect = connect.no_echo();
+        }
         let client = connect
             .connect(&options.servers[..])
             .await
             .map_err(|error| connect_error(options, &error))?;
         Ok(Connection {
+            outgoing: Outgoing::start(client.clone(), options.outgoing_max),
             client,
             state,
             nowhere: format!("{}.nowhere", options.prefix).into(),
@@ -125,21 +140,25 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Message, RequestFailure> {
         self.connected(deadline).await.map_err(RequestFailure::Unavailable)?;
-        // The deadline below also covers the wait for a place in the client's queue.
-        let mut request = Request::new().payload(payload).timeout(None);
-        if let Some(headers) = headers {
-            request = request.headers(headers);
-        }
-        match timeout_at(deadline, self.client.send_request(subject, request)).await {
-            Err(_) => Err(RequestFailure::Deadline),
-            Ok(Ok(message)) => Ok(message),
-            Ok(Err(error)) => Err(match error.kind() {
-                RequestErrorKind::NoResponders => RequestFailure::NoResponder,
-                RequestErrorKind::TimedOut => RequestFailure::Deadline,
-                RequestErrorKind::MaxPayloadExceeded => RequestFailure::TooLarge,
-                _ => RequestFailure::Unavailable(error.to_string()),
-            }),
-        }
+        let (answer, answered) = oneshot::channel();
+        let headers = headers.unwrap_or_default();
+        let item = Item::Request { subject, headers, payload, answer };
+        // The deadline also covers the wait for a place in the queue.
+        let asked = async {
+            self.outgoing.send(item).await?;
+            answered.await.map_err(|_| "the connection is closed".to_owned())
+        };
+        let answered = match timeout_at(deadline, asked).await {
+            Err(_) => return Err(RequestFailure::Deadline),
+            Ok(Err(reason)) => return Err(RequestFailure::Unavailable(reason)),
+            Ok(Ok(answered)) => answered,
+        };
+        answered.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => RequestFailure::NoResponder,
+            RequestErrorKind::TimedOut => RequestFailure::Deadline,
+            RequestErrorKind::MaxPayloadExceeded => RequestFailure::TooLarge,
+            _ => RequestFailure::Unavailable(error.to_string()),
+        })
     }
 
     /// Returns when the server has handled everything that was sent before.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::connection::{ApiError, Connection};
+use super::connection::{ApiError, Connection, Echo};
 use super::message::millis;
 use super::options::{NatsOptions, OpenError};
 use super::streams::{self, Names};
@@ -201,7 +201,7 @@ pub(super) async fn servers(
     let mut answers = Vec::new();
     for address in &options.servers {
         let alone = NatsOptions { servers: vec![address.clone()], ..options.clone() };
-        let answer = match Connection::open(&alone, "doctor").await {
+        let answer = match Connection::open(&alone, "doctor", Echo::Yes).await {
             Ok(connection) => Ok(server(&connection, &alone, now).await),
             Err(error) => Err(error),
         };

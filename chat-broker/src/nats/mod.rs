@@ -27,6 +27,8 @@ mod keys;
 mod log;
 mod message;
 mod options;
+mod outgoing;
+mod pace;
 mod publish;
 mod serve;
 mod streams;
@@ -45,7 +47,7 @@ pub use self::inspect::{FoundStream, Server, ServerTime, StreamState, Sync as Sy
 pub use self::options::{Authentication, NatsOptions, OpenError, Tls};
 
 use self::bus::Losses;
-use self::connection::Connection;
+use self::connection::{Connection, Echo};
 use self::keys::Keys;
 use self::log::Log;
 use self::streams::Names;
@@ -90,7 +92,7 @@ impl NatsBroker {
         options.check()?;
         // Programs that know two providers must name one; the first to name it decides.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let connection = Connection::open(&options, "log").await?;
+        let connection = Connection::open(&options, "log", Echo::Yes).await?;
         check_server(&connection, &options)?;
         let names = Names::new(&options);
         streams::prepare(&connection, &options, &names).await?;
@@ -102,7 +104,7 @@ impl NatsBroker {
     pub async fn attach(options: NatsOptions) -> Result<NatsBroker, OpenError> {
         options.check()?;
         rustls::crypto::ring::default_provider().install_default().ok();
-        let connection = Connection::open(&options, "doctor").await?;
+        let connection = Connection::open(&options, "doctor", Echo::Yes).await?;
         Ok(NatsBroker::over(connection, options))
     }
 
@@ -226,7 +228,7 @@ impl Broker for NatsBroker {
 
     async fn connect(&self, receiver: Arc<dyn Receiver>) -> Result<Arc<dyn Bus>, Error> {
         let losses = self.losses.clone();
-        Ok(Arc::new(bus::connect(&self.options, receiver, losses).await?))
+        Ok(Arc::new(bus::connect(&self.options, self.connection.clone(), receiver, losses).await?))
     }
 }
 

@@ -79,8 +79,8 @@ pub struct NatsOptions {
     pub deadline: Duration,
     /// How long opening tries while the servers elect their leaders.
     pub open_deadline: Duration,
-    /// Publications that may wait to be sent. Further ones are dropped and counted.
-    pub publications_max: usize,
+    /// What may wait to be sent on each connection. Further publications are dropped and counted, anything else waits.
+    pub outgoing_max: usize,
     /// Bytes of publications that may wait to be sent.
     pub publications_bytes_max: usize,
     /// Requests that one connection answers at a time. Further ones wait, as long as their deadline allows.
@@ -103,7 +103,7 @@ impl Default for NatsOptions {
             append_deadline: Duration::from_secs(2),
             deadline: Duration::from_secs(5),
             open_deadline: Duration::from_secs(30),
-            publications_max: 16 * 1024,
+            outgoing_max: 16 * 1024,
             publications_bytes_max: 64 << 20,
             requests_max: 8192,
         }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bus::Addresses;
 use super::connection::{Connection, RequestFailure};
+use super::outgoing::Item;
 use crate::Subject;
 use crate::broker::{Error, Responder};
 
@@ -100,7 +101,7 @@ fn judge(own: Claim, payload: &[u8], asks: bool) -> Verdict {
     }
 }
 
-/// What all servers of one connection share.
+/// What all servers of one bus share.
 #[derive(Clone)]
 pub(super) struct Shared {
     connection: Connection,
@@ -342,7 +343,7 @@ impl Answers {
     fn answer(&self, message: Message, permit: OwnedSemaphorePermit) {
         let Some(reply) = message.reply else { return };
         let (responder, subject) = (self.responder.clone(), self.subject);
-        let client = self.shared.connection.client.clone();
+        let connection = self.shared.connection.clone();
         let closed = self.shared.closed.clone();
         let work = async move { responder.respond(subject, message.payload).await };
         let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind());
@@ -358,22 +359,22 @@ impl Answers {
             if closed.is_cancelled() {
                 return;
             }
-            let sent = match answer {
-                Ok(bytes) if bytes.len() <= client.max_payload() => {
-                    client.publish(reply, bytes).await
-                }
+            let mut headers = HeaderMap::new();
+            let payload = match answer {
+                Ok(bytes) if bytes.len() <= connection.client.max_payload() => bytes,
                 other => {
                     let reason = match other {
                         Ok(_) => "the answer is larger than a message may be",
                         Err(_) => "the responder failed",
                     };
-                    let mut headers = HeaderMap::new();
                     headers.insert(ERROR_HEADER, reason);
-                    client.publish_with_headers(reply, headers, Bytes::new()).await
+                    Bytes::new()
                 }
             };
-            if let Err(error) = sent {
-                tracing::debug!(%error, "an answer was not sent");
+            let subjects = vec![reply.into_string()];
+            let item = Item::Message { subjects, headers, payload, room: None };
+            if let Err(error) = connection.outgoing.send(item).await {
+                tracing::debug!(error, "an answer was not sent");
             }
         });
     }

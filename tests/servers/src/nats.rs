@@ -269,9 +269,18 @@ impl Nats {
 
     /// How many messages one server received from clients since it started.
     pub fn messages_received(&self, index: usize) -> u64 {
+        self.figure(index, "in_msgs")
+    }
+
+    /// How many messages one server sent to clients since it started.
+    pub fn messages_sent(&self, index: usize) -> u64 {
+        self.figure(index, "out_msgs")
+    }
+
+    fn figure(&self, index: usize, name: &str) -> u64 {
         let answer = get(&self.members[index].monitor, "/varz").expect("the server answers /varz");
         let answer: Value = serde_json::from_str(&answer).expect("/varz is JSON");
-        answer["in_msgs"].as_u64().expect("/varz tells in_msgs")
+        answer[name].as_u64().expect("/varz tells the figure")
     }
 
     fn with<T>(&self, index: usize, work: impl FnOnce(&mut Process) -> T) -> T {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chat_broker::conformance::Fixture;
 use chat_broker::nats::NatsOptions;
-use chat_broker::{AppendError, Broker, Revision, Sequence};
+use chat_broker::{AppendError, Broker, Revision, Sequence, Subject};
 use chat_protocol::Partition;
 use servers::nats::{Nats, NatsOptions as ServerOptions};
 
-use super::{HERE, assert_numbered, eventually, log_up_to, numbered, open, options};
+use super::{Ear, HERE, assert_numbered, eventually, log_up_to, numbered, open, options};
 
 async fn fixture() -> Fixture {
     let nats = Nats::shared();
@@ -71,6 +71,27 @@ async fn a_full_stream_refuses_appends_and_takes_them_again_after_a_purge() {
         broker.last(HERE).await.expect("last").is_some_and(|last| last.sequence == next)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_publishes_is_not_sent_back_to_it() {
+    let nats = Nats::single(&ServerOptions::default());
+    let broker = open(&options(&nats)).await;
+    let (own, others) = (Arc::new(Ear::default()), Arc::new(Ear::default()));
+    let bus = broker.connect(own.clone()).await.expect("a connection");
+    let other = broker.connect(others.clone()).await.expect("a connection");
+    for bus in [&bus, &other] {
+        bus.subscribe(Subject::Nodes).await.expect("subscribed");
+    }
+    let before = nats.messages_sent(0);
+    for number in 0..1_000 {
+        bus.publish(&[Subject::Nodes, Subject::Watermarks], numbered(number));
+    }
+    assert_eq!(own.heard().len(), 1_000, "each in the call that published it");
+    eventually("the other node hears all", async || others.heard().len() == 1_000).await;
+    let sent = nats.messages_sent(0) - before;
+    assert!(sent < 1_500, "{sent} messages");
+    assert_eq!(own.heard(), others.heard());
 }
 
 /// Whatever is done, there is one stream for each share of the partitions and one for the keys, and no consumer.
