@@ -10,6 +10,22 @@ pub const OUTBOX_EPHEMERAL_BYTES_MAX: usize = 64 * 1024;
 /// Committed entries that wait for the store, in memory, per node. Beyond it the writer reads the log.
 pub const UNWRITTEN_BYTES_MAX: usize = 64 << 20;
 
+/// What a new owner remembers of entries that owners before have committed and that may not be in the store counts with the
+/// same. Beyond this the bodies of messages are left in the log, until they are in the store.
+pub const INHERITED_BODIES_BYTES_MAX: usize = UNWRITTEN_BYTES_MAX / 2;
+
+/// Beyond this they are written before the owner answers anybody. The rest is for what is committed meanwhile.
+pub const INHERITED_FACTS_BYTES_MAX: usize = UNWRITTEN_BYTES_MAX / 4 * 3;
+
+/// The same, entries of one partition: half of the sends that it may have to remember.
+pub const PARTITION_INHERITED_MAX: usize = PARTITION_DUPLICATES_UNWRITTEN_MAX / 2;
+
+/// Bytes of entries that the owner adds to one answer of history. With more, history says that its tail is missing.
+pub const TAIL_BYTES_MAX: usize = 256 * 1024;
+
+/// Partitions of a node whose log is written to the store again at a time: what is sent now must get through beside it.
+pub const REPLAYS_MAX: usize = 8;
+
 /// Commands that wait for one partition's owner. What comes beyond is refused as `overloaded`.
 pub const PARTITION_QUEUE_MAX: usize = 4_096;
 

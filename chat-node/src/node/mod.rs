@@ -21,6 +21,7 @@ use chat_protocol::{NodeId, Partition};
 use chat_store::Store;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
@@ -248,6 +249,7 @@ async fn build(
         log_retention: LOG_RETENTION,
         unwritten_bytes: AtomicUsize::new(0),
         outages: Outages::default(),
+        replays: Semaphore::new(limits::REPLAYS_MAX),
         metrics: metrics.clone(),
     });
     let watermarks = Arc::new(Watermarks::new(lease.node));

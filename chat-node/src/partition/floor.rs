@@ -132,7 +132,7 @@ mod tests {
         let append = owner.append().unwrap().clone();
         let sequence = broker.append(PARTITION, append.expected, append.payload).await.unwrap();
         owner.accepted(sequence);
-        owner.replayed();
+        owner.learnt(None);
         assert!(owner.next_id(Millis::from_2025(1)).unwrap() > used);
         assert_eq!(
             owner.checkpoint(sequence),

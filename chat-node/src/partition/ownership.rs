@@ -80,8 +80,8 @@ pub struct Append {
 enum Phase {
     /// The opening record is not accepted yet.
     Opening,
-    /// Accepted; what was in the log before is being written. No command, no watermark.
-    Replaying,
+    /// Accepted; what was committed before is not known yet. No command, no watermark.
+    Learning,
     Open,
     /// The closing record was sent: publishes nothing more.
     Closing,
@@ -118,6 +118,8 @@ pub struct Ownership {
     pending: Option<Pending>,
     /// Ids issued whose entries are not fully in the store, in order: waiting in an append, in doubt, or in the log.
     unwritten: VecDeque<MessageId>,
+    /// The lowest id of an owner before that may not be in the store.
+    inherited: Option<MessageId>,
     /// The store may lack what it took.
     is_store_doubted: bool,
 }
@@ -141,6 +143,7 @@ impl Ownership {
             heard: MessageId::ZERO,
             pending: None,
             unwritten: VecDeque::new(),
+            inherited: None,
             is_store_doubted: false,
         };
         ownership.prepare(RecordKind::Opening, reserved_until, vec![]);
@@ -172,11 +175,23 @@ impl Ownership {
         self.expected
     }
 
-    /// What was in the log before the opening record is in the store: commands and watermarks from here on.
-    pub fn replayed(&mut self) {
-        if self.phase == Phase::Replaying {
+    /// What was committed before the opening record is known: commands and watermarks from here on. `inherited`: the lowest
+    /// id of it that may not be in the store.
+    pub fn learnt(&mut self, inherited: Option<MessageId>) {
+        if self.phase == Phase::Learning {
+            self.inherited = inherited;
             self.phase = Phase::Open;
         }
+    }
+
+    /// Something that was committed before the opening record may not be in the store.
+    pub fn inherits(&self) -> bool {
+        self.inherited.is_some()
+    }
+
+    /// Everything that was committed before the opening record is in the store.
+    pub fn inherited_written(&mut self) {
+        self.inherited = None;
     }
 
     /// Issues the next id. `None`: not open, an append is under way, or the reservation is used up (a tick or any record
@@ -248,7 +263,7 @@ impl Ownership {
         self.expected = sequence;
         self.reserved = self.reserved.max(pending.reserved_until);
         self.phase = match self.phase {
-            Phase::Opening => Phase::Replaying,
+            Phase::Opening => Phase::Learning,
             Phase::Closing => Phase::Over,
             phase => phase,
         };
@@ -276,9 +291,9 @@ impl Ownership {
         }
     }
 
-    /// The lowest id issued that is not in the store.
+    /// The lowest id issued, by this owner or any before, that may not be in the store.
     pub fn lowest_unwritten(&self) -> Option<MessageId> {
-        self.unwritten.front().copied()
+        self.inherited.or_else(|| self.unwritten.front().copied())
     }
 
     /// Highest id issued in this partition, by this owner or any before.
@@ -294,7 +309,7 @@ impl Ownership {
         if self.phase != Phase::Open {
             return None;
         }
-        let candidate = match self.unwritten.front() {
+        let candidate = match self.lowest_unwritten() {
             Some(first) => MessageId(first.0 - 1),
             None => {
                 let own_clock = MessageId::last_of(Millis(now.0.saturating_sub(1)));
@@ -327,7 +342,7 @@ impl Ownership {
             reserved_until: reserved_until.0,
             entries,
             is_written: kind == RecordKind::Closing
-                && self.unwritten.is_empty()
+                && self.lowest_unwritten().is_none()
                 && !self.is_store_doubted,
         };
         let append = Append { expected: self.expected, payload: record.to_bytes().into() };

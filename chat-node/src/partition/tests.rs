@@ -44,6 +44,10 @@ enum Step {
     Write {
         owner: usize,
     },
+    /// An entry that an owner before has committed is written again by the one that found it in the log.
+    WriteInherited {
+        owner: usize,
+    },
     Publish {
         owner: usize,
     },
@@ -62,6 +66,7 @@ fn steps() -> impl Strategy<Value = Vec<(Step, u64)>> {
         8 => owner.clone().prop_map(|owner| Step::Land { owner }),
         8 => owner.clone().prop_map(|owner| Step::Answer { owner }),
         5 => owner.clone().prop_map(|owner| Step::Write { owner }),
+        5 => owner.clone().prop_map(|owner| Step::WriteInherited { owner }),
         5 => owner.prop_map(|owner| Step::Publish { owner }),
         1 => Just(Step::Expire),
     ];
@@ -76,6 +81,8 @@ struct World {
     owners: Vec<Option<Ownership>>,
     /// Committed entries of each owner that are not written.
     unwritten: Vec<Vec<MessageId>>,
+    /// What each owner has to write of those before it.
+    inherited: Vec<Vec<MessageId>>,
     stored: BTreeSet<MessageId>,
     watermark: MessageId,
 }
@@ -118,6 +125,7 @@ impl World {
                 let lease = Lease { node: NodeId(Uuid::from_u128(owner as u128)), start: 1 };
                 self.owners[owner] = Some(Ownership::open(PARTITION, lease, self.tip(stale), now));
                 self.unwritten[owner].clear();
+                self.inherited[owner].clear();
             }
             Step::Batch { owner, entries } => {
                 let Some(ownership) = &mut self.owners[owner] else { return };
@@ -155,6 +163,15 @@ impl World {
                     ownership.written_up_to(id);
                 }
             }
+            Step::WriteInherited { owner } => {
+                let Some(id) = self.inherited[owner].pop() else { return };
+                self.stored.insert(id);
+                if let (true, Some(ownership)) =
+                    (self.inherited[owner].is_empty(), &mut self.owners[owner])
+                {
+                    ownership.inherited_written();
+                }
+            }
             Step::Publish { owner } => {
                 let heard = self.watermark;
                 if let Some(ownership) = &mut self.owners[owner]
@@ -189,14 +206,14 @@ impl World {
                 0 => false,
                 _ => Tip::of_record(append.expected, &self.record(behind - 1)).is_written(),
             };
-            if !is_written {
-                // The replay: everything in the log so far gets into the store.
-                let before: Vec<_> = self.ids().collect();
-                self.stored.extend(before);
-            }
+            let missing: Vec<_> = match is_written {
+                true => vec![],
+                false => self.ids().filter(|id| !self.stored.contains(id)).collect(),
+            };
             if let Some(ownership) = &mut self.owners[owner] {
-                ownership.replayed();
+                ownership.learnt(missing.first().copied());
             }
+            self.inherited[owner] = missing;
         }
         self.unwritten[owner].extend(record.entries.iter().map(Entry::message_id));
         if self.owners[owner].as_ref().is_some_and(Ownership::is_over) {
@@ -238,6 +255,7 @@ proptest! {
         let mut world = World {
             owners: (0..OWNERS).map(|_| None).collect(),
             unwritten: vec![vec![]; OWNERS],
+            inherited: vec![vec![]; OWNERS],
             ..World::default()
         };
         // As in any platform that has been started once.
@@ -255,7 +273,7 @@ fn opened(tip: Tip, now: Millis) -> Ownership {
     let lease = Lease { node: NodeId(Uuid::nil()), start: 1 };
     let mut ownership = Ownership::open(PARTITION, lease, tip, now);
     ownership.accepted(Sequence(1));
-    ownership.replayed();
+    ownership.learnt(None);
     ownership
 }
 
@@ -274,7 +292,7 @@ fn before_its_opening_record_is_accepted_an_owner_issues_and_publishes_nothing()
     assert_eq!(
         ownership.watermark(now, MessageId::ZERO),
         None,
-        "the log before it is not replayed yet"
+        "what was committed before is not known yet"
     );
 }
 
@@ -339,6 +357,33 @@ fn a_closing_record_tells_whether_the_store_holds_everything() {
         !is_written(false, false),
         "the store was slow: the next owner must write what it lacks"
     );
+}
+
+#[test]
+fn what_owners_before_have_committed_keeps_watermarks_below_it_until_it_is_written() {
+    let now = Millis::from_2025(1_000);
+    let lease = Lease { node: NodeId(Uuid::nil()), start: 1 };
+    let before = MessageId::first_of(Millis::from_2025(900), PARTITION);
+    let open = || {
+        let mut ownership = Ownership::open(PARTITION, lease, unused(), now);
+        ownership.accepted(Sequence(1));
+        ownership.learnt(Some(before));
+        ownership
+    };
+    let mut ownership = open();
+    let own = ownership.next_id(now).expect("it answers at once");
+    ownership.batch(vec![entry(own)], now);
+    ownership.accepted(Sequence(2));
+    ownership.written_up_to(own);
+    let watermark = ownership.watermark(now.plus(100), MessageId::ZERO).unwrap();
+    assert!(watermark < before, "its own entries are written, but not those before them");
+    ownership.inherited_written();
+    assert!(ownership.watermark(now.plus(100), MessageId::ZERO).unwrap() >= own);
+
+    let mut leaving = open();
+    assert!(leaving.close());
+    let record = Record::from_bytes(&leaving.append().unwrap().payload).unwrap();
+    assert!(!record.is_written, "the next owner must know it, too");
 }
 
 #[test]

@@ -19,8 +19,10 @@ use super::super::decide::{Answer, Decision, Memory, decide};
 use super::super::rows::{self, EntryRows};
 use super::super::state::State;
 use super::duplicates::Key;
+use super::inheritance::Inherited;
 use super::publish::{Publication, publications};
 use super::{Owner, Work, store_unavailable};
+use crate::limits::TAIL_BYTES_MAX;
 use prost::Message as _;
 
 /// Entries of one record: bounds how long one decision round holds the task.
@@ -175,14 +177,19 @@ impl Owner {
         };
         let sent_is_uncertain = self.duplicates.is_uncertain(command.received_at, now, elapsed);
         let slot = self.slots.get(command.conversation_id, elapsed);
-        let spilled = slot.spilled_up_to;
+        let slot = &*slot;
         let message = |id, stored: Option<_>| slot.message(id, stored);
         let memory = Memory { sent, sent_is_uncertain, message: &message };
         let decision = decide(state, command, &work.facts, &memory);
         match decision {
             // What it was decided on may lack entries that only the log holds.
             Decision::Commit(..) | Decision::Refuse(_)
-                if spilled != MessageId::ZERO && work.facts.message.is_some() =>
+                if slot.lacks_entries() && work.facts.message.is_some() =>
+            {
+                Decision::Refuse(store_unavailable())
+            }
+            Decision::Commit(changes, _)
+                if changes.iter().any(|change| slot.depends_on_inherited(change)) =>
             {
                 Decision::Refuse(store_unavailable())
             }
@@ -323,10 +330,11 @@ impl Owner {
     fn tail(&mut self, id: ConversationId) -> Result<Reply, Refusal> {
         let committed = self.committed;
         let Some(slot) = self.slots.find(&id) else { return Ok(Reply::Tail(vec![])) };
-        if slot.spilled_up_to != MessageId::ZERO {
+        let inherited_bytes = slot.inherited.as_ref().map_or(0, Inherited::bytes);
+        if slot.lacks_entries() || inherited_bytes > TAIL_BYTES_MAX {
             return Err(store_unavailable());
         }
-        let entries = slot.tail.iter().filter(|entry| entry.message_id() <= committed);
+        let entries = slot.unwritten().filter(|entry| entry.message_id() <= committed);
         Ok(Reply::Tail(entries.map(|entry| entry.encode_to_vec()).collect()))
     }
 

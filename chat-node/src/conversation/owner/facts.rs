@@ -98,7 +98,12 @@ impl Owner {
         behind.into_iter().rev().for_each(|work| slot.blocked.push_front(work));
         match fact {
             Ok(Fact::Conversation(loaded)) => {
-                self.slots.get(id, elapsed).state = Some(State::new(id, *loaded));
+                let mut state = State::new(id, *loaded);
+                let slot = self.slots.get(id, elapsed);
+                if let Some(inherited) = &slot.inherited {
+                    inherited.apply(&mut state);
+                }
+                slot.state = Some(state);
             }
             Ok(Fact::Duplicate(row)) => work.facts.duplicate = Some(row),
             Ok(Fact::Message(message)) => work.facts.message = Some(*message),

@@ -8,6 +8,7 @@ mod batch;
 mod commit;
 mod duplicates;
 mod facts;
+mod inheritance;
 mod opening;
 mod outages;
 mod publish;
@@ -20,14 +21,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chat_broker::{Broker, Bus};
+use chat_broker::{Broker, Bus, Sequence};
 use chat_protocol::error::{Code, Refusal};
 use chat_protocol::{MessageId, Partition};
 use chat_store::Store;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,7 @@ use crate::partition::{Lease, Leases, Ownership};
 use batch::Batch;
 use duplicates::Duplicates;
 use facts::Fetched;
+use inheritance::Kept;
 pub use outages::Outages;
 use publish::RoomBatches;
 pub(crate) use replay::Replay;
@@ -79,6 +81,8 @@ pub struct Shared {
     pub unwritten_bytes: AtomicUsize,
     /// Of the store.
     pub outages: Outages,
+    /// Turns to write a partition's log to the store again.
+    pub replays: Semaphore,
     /// Figures.
     pub metrics: Metrics,
 }
@@ -199,7 +203,7 @@ fn store_unavailable() -> Refusal {
     Refusal::new(Code::StoreUnavailable, detail).retry_after(1_000)
 }
 
-/// The owner's task, once its opening record was accepted and the log before it is in the store.
+/// The owner's task, once its opening record was accepted and what was committed before it is known.
 pub struct Owner {
     shared: Arc<Shared>,
     partition: Partition,
@@ -217,6 +221,9 @@ pub struct Owner {
     committed: MessageId,
     duplicates: Duplicates,
     writing: Writing,
+    /// What owners before have committed and this one had to learn, until it is in the store and nothing read before that
+    /// is in use.
+    inheritance: Option<Kept>,
     /// What the store may have lost, or may lose soon, is being written again.
     replaying: Option<BoxFuture<'static, ()>>,
     /// That is so because the store was away.
@@ -235,7 +242,7 @@ impl Drop for Owner {
 }
 
 impl Owner {
-    /// Takes a partition: opens it on top of its last record, and brings the store up to there. `None`: it is somebody
+    /// Takes a partition: opens it on top of its last record, and learns what was committed before. `None`: it is somebody
     /// else's, and stays so for as long as `patience`, or `stop` was called.
     pub async fn open(
         shared: Arc<Shared>,
@@ -250,7 +257,9 @@ impl Owner {
         let ownership = Arc::new(Mutex::new(opened.ownership));
         let handle = Handle { commands: sender, ownership: ownership.clone() };
         let elapsed = shared.clock.elapsed();
+        let inherited = opened.inheritance.into_parts();
         let mut owner = Owner {
+            inheritance: inherited.kept,
             writing: Writing::new(opened.sequence, opened.durable_to, elapsed),
             replaying: None,
             is_recovering: false,
@@ -270,8 +279,13 @@ impl Owner {
             committed: MessageId::ZERO,
             housekeeping_rounds: 0,
         };
-        if opened.is_replay_due {
-            owner.replay(opening::again_after(partition));
+        owner.slots.inherit(inherited.conversations, elapsed);
+        for (key, id, seq) in inherited.sends {
+            owner.duplicates.insert(key, id, seq, elapsed);
+        }
+        if let Some((after, delay)) = opened.replay {
+            owner.writing.begin_replay(elapsed);
+            owner.replay(after, delay);
         }
         Some((owner, handle))
     }
@@ -299,11 +313,7 @@ impl Owner {
                 }
                 Some(fetched) = self.fetching.next(), if !self.fetching.is_empty() => self.fetched(fetched),
                 written = self.writing.done(), if self.writing.is_under_way() => self.written(written),
-                () = wait(&mut self.replaying), if self.replaying.is_some() => {
-                    self.replaying = None;
-                    self.is_recovering = false;
-                    self.writing.replayed(self.shared.clock.elapsed());
-                }
+                () = wait(&mut self.replaying), if self.replaying.is_some() => self.replayed(),
                 () = until(room_flush) => {
                     self.rooms.flush(&*self.shared.bus);
                 }
@@ -351,13 +361,29 @@ impl Owner {
         self.append = Some(Box::pin(async move { settle(&*broker, partition, &append).await }));
     }
 
-    /// Writes again what is behind the checkpoint, after a while and beside everything else.
-    fn replay(&mut self, delay: Duration) {
-        let after = self.writing.begin_replay(self.shared.clock.elapsed());
+    /// Writes again what is behind `after`, after a while and beside everything else.
+    fn replay(&mut self, after: Sequence, delay: Duration) {
         let up_to = self.locked().sequence();
         let (shared, partition) = (self.shared.clone(), self.partition);
         self.replaying =
             Some(Box::pin(opening::replay_again(shared, partition, after, up_to, delay)));
+    }
+
+    /// What is behind the checkpoint was written again, and so is all that owners before have committed.
+    fn replayed(&mut self) {
+        self.replaying = None;
+        self.is_recovering = false;
+        let lag = self.shared.store.durability_lag();
+        self.writing.replayed(lag, self.shared.clock.elapsed());
+        self.locked().inherited_written();
+    }
+
+    /// Lets go of what was inherited once it can be read, and nothing that was read before that is in use.
+    fn forget_inheritance(&mut self) {
+        let is_written = self.inheritance.is_some() && !self.locked().inherits();
+        if is_written && self.slots.forget_inherited() {
+            self.inheritance = None;
+        }
     }
 
     /// A store that was away may have come back without what it took last.
@@ -368,7 +394,8 @@ impl Owner {
             self.failures_seen = failures;
             self.is_recovering = true;
             // In place of one that has not begun yet, or was begun before the store failed.
-            self.replay(Duration::ZERO);
+            let after = self.writing.begin_replay(self.shared.clock.elapsed());
+            self.replay(after, Duration::ZERO);
         }
     }
 
@@ -389,8 +416,12 @@ impl Owner {
         self.writing.answer_overdue(elapsed);
         let overdue = self.slots.release_overdue(elapsed);
         self.publish(overdue);
+        self.forget_inheritance();
         self.slots.evict(elapsed);
-        let lowest_unwritten = self.locked().lowest_unwritten();
+        let lowest_unwritten = match &self.inheritance {
+            Some(inheritance) => Some(inheritance.first),
+            None => self.locked().lowest_unwritten(),
+        };
         self.duplicates.evict(elapsed, lowest_unwritten);
         // Every ten minutes, at a different second in each partition.
         if (self.housekeeping_rounds + self.partition.0 as u64).is_multiple_of(600) {

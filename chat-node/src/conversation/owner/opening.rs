@@ -1,21 +1,23 @@
-//! Taking a partition: the opening record, and bringing the store up to it.
+//! Taking a partition: the opening record, and what was committed before it.
 //!
 //! An owner that closed the partition says whether the store holds everything; then its heir opens at once. Otherwise, and
-//! after a crash, the log behind the checkpoint is written first.
+//! after a crash, it reads the log behind the checkpoint first, and knows what the store may lack.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use chat_broker::Sequence;
+use chat_broker::{Sequence, StoredRecord};
 use chat_protocol::limits::RECORD_BYTES_MAX;
-use chat_protocol::record::{Record, RecordKind};
+use chat_protocol::record::{Entry, Record, RecordKind};
 use chat_protocol::{NodeId, Partition};
 use chat_store::Checkpoint;
 use tokio::time::Instant;
 
+use super::super::rows::EntryRows;
 use super::Shared;
+use super::inheritance::{Heir, Inheritance};
 use super::replay::Replay;
-use super::writing::write;
+use super::writing::{ENTRIES_MAX, write};
 use crate::partition::Lease;
 use crate::partition::append::{Settled, settle};
 use crate::partition::ownership::{Ownership, Tip};
@@ -25,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Between two looks whether a partition is closed by now.
 const HELD_PAUSE: Duration = Duration::from_millis(10);
 
-/// Between two attempts to bring the store up to the log.
+/// Between two attempts to read the log or to write it again.
 const REPLAY_PAUSE: Duration = Duration::from_secs(2);
 
 /// When the end of the log is written again after a hand-over, and how far partitions are apart in this. Late: a rollout
@@ -33,24 +35,29 @@ const REPLAY_PAUSE: Duration = Duration::from_secs(2);
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 const AGAIN_SPREAD: Duration = Duration::from_millis(100);
 
+/// When what is inherited is written to a store that many partitions share: senders have waited long enough, and go first.
+const INHERITED_AFTER: Duration = Duration::from_secs(1);
+
 /// Bytes of the log read at a time.
 const PAGE_BYTES: usize = 4 * RECORD_BYTES_MAX;
 
-/// A partition whose log is in the store up to the opening record.
+/// A partition of whose log everything up to the opening record is known, or in the store.
 pub(super) struct Opened {
     pub(super) ownership: Ownership,
     pub(super) sequence: Sequence,
-    /// Behind this, the store has everything but may lose it if it fails soon.
+    /// What is behind it may not be in the store, or be lost if the store fails soon. None: all is there.
     pub(super) durable_to: Option<Sequence>,
-    /// What is behind it was not written by this owner, which cannot tell whether the store has failed since.
-    pub(super) is_replay_due: bool,
+    /// What of that may not be in the store at all.
+    pub(super) inheritance: Inheritance,
+    /// Behind this the log is to be written again, after a while.
+    pub(super) replay: Option<(Sequence, Duration)>,
     /// Nobody has owned it before.
     pub(super) unused: bool,
 }
 
 /// Opens a partition. `None`: it is another node's.
 pub(super) async fn open(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     partition: Partition,
     patience: Duration,
 ) -> Option<Opened> {
@@ -90,7 +97,7 @@ enum Attempt {
 }
 
 async fn attempt(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     partition: Partition,
     is_trusted: bool,
 ) -> anyhow::Result<Attempt> {
@@ -124,28 +131,92 @@ async fn attempt(
     let last_sequence = last.as_ref().map_or(Sequence(0), |(sequence, _)| *sequence);
     let is_of_this_log = Sequence(checkpoint.sequence) <= last_sequence;
     let written_to = Sequence(if is_of_this_log { checkpoint.sequence } else { 0 });
-    let durable_to = Some(written_to).filter(|_| !shared.store.durability_lag().is_zero());
+    let trails = !shared.store.durability_lag().is_zero();
     // A checkpoint that does not trail and says nothing is that of a store that was restored, and is not the one that the
     // closing record speaks of.
-    let is_same_store = durable_to.is_some() || written_to > Sequence(0);
+    let is_same_store = trails || written_to > Sequence(0);
     let is_written = is_trusted && is_of_this_log && is_same_store && tip.is_written();
     // Nobody has to wait for what only a crash of the store could undo.
-    if !is_written {
-        // From here on the partition is this owner's: a store that is away delays it, and is no reason to open once more.
-        let row = |sequence| Some(ownership.checkpoint(durable_to.unwrap_or(sequence)));
-        while let Err(error) = replay(shared, partition, written_to, sequence, row).await {
-            tracing::warn!(%partition, %error, "cannot bring the store up to the log yet, trying on");
-            tokio::time::sleep(REPLAY_PAUSE).await;
+    let (inheritance, known_from) = match is_written {
+        true => (Inheritance::none(shared), written_to),
+        // From here on the partition is this owner's: a broker or store that is away delays it, and is no reason to open it
+        // once more.
+        false => {
+            let row = |to| Some(ownership.checkpoint(if trails { written_to } else { to }));
+            // A store that has never heard of the partition was restored. People look for everything in it.
+            let is_restored = checkpoint.epoch == 0;
+            inherit(shared, partition, written_to, sequence, is_restored, row).await
         }
-    }
-    ownership.replayed();
+    };
+    ownership.learnt(inheritance.first());
     if !is_closed {
         shared.metrics.take_overs.inc();
     }
+    let inherits = inheritance.first().is_some();
+    let replay = match inherits {
+        true => Some((known_from, if trails { INHERITED_AFTER } else { Duration::ZERO })),
+        false => (is_written && trails).then(|| (written_to, again_after(partition))),
+    };
+    let durable_to = if trails { Some(written_to) } else { inherits.then_some(known_from) };
     let unused = tip.is_unused();
-    let is_replay_due = is_written && durable_to.is_some();
-    let opened = Opened { ownership, sequence, durable_to, is_replay_due, unused };
+    let opened = Opened { ownership, sequence, durable_to, inheritance, replay, unused };
     Ok(Attempt::Opened(Box::new(opened)))
+}
+
+/// Learns what is in (`after`, `up_to`], and from where on. What is too much for memory is written first, or all of it, with
+/// the checkpoints that `row` makes.
+async fn inherit(
+    shared: &Arc<Shared>,
+    partition: Partition,
+    mut after: Sequence,
+    up_to: Sequence,
+    writes_all: bool,
+    row: impl Fn(Sequence) -> Option<Checkpoint>,
+) -> (Inheritance, Sequence) {
+    loop {
+        let learnt = match writes_all && after < up_to {
+            true => Ok(Learnt::TooMuch(up_to)),
+            false => learn(shared, partition, after, up_to).await,
+        };
+        match learnt {
+            Ok(Learnt::All(inheritance)) => return (*inheritance, after),
+            Ok(Learnt::TooMuch(to)) => match replay(shared, partition, after, to, &row).await {
+                Ok(()) => after = to,
+                Err(error) => delayed(partition, &error).await,
+            },
+            Err(error) => delayed(partition, &error).await,
+        }
+    }
+}
+
+async fn delayed(partition: Partition, error: &anyhow::Error) {
+    tracing::warn!(%partition, %error, "cannot bring a partition up to its log yet, trying on");
+    tokio::time::sleep(REPLAY_PAUSE).await;
+}
+
+/// What came of reading the log.
+enum Learnt {
+    All(Box<Inheritance>),
+    /// What is up to here is all that there is room for, or more.
+    TooMuch(Sequence),
+}
+
+async fn learn(
+    shared: &Arc<Shared>,
+    partition: Partition,
+    mut after: Sequence,
+    up_to: Sequence,
+) -> anyhow::Result<Learnt> {
+    let mut heir = Heir::new(shared);
+    while let Some((page, last)) = page(shared, partition, after, up_to).await? {
+        if heir.take_in(after, &page)? < last {
+            return Ok(Learnt::TooMuch(last));
+        }
+        after = last;
+        // Many partitions are opened at the same time, beside those that senders use.
+        tokio::task::yield_now().await;
+    }
+    Ok(Learnt::All(Box::new(heir.done())))
 }
 
 /// Whether the owner that wrote a partition's last record has closed it. `None`: it has not, and it may go on.
@@ -161,7 +232,7 @@ fn is_closed(shared: &Shared, record: &Record) -> Option<bool> {
 
 /// How long after a hand-over the end of the log is written again. Partitions that were opened together do not all do this
 /// together.
-pub(super) fn again_after(partition: Partition) -> Duration {
+fn again_after(partition: Partition) -> Duration {
     AGAIN_AFTER + AGAIN_SPREAD * u32::from(partition.0)
 }
 
@@ -178,9 +249,10 @@ pub(super) async fn replay_again(
     loop {
         let failures = shared.outages.failures();
         let replayed = async {
+            let _turn = shared.replays.acquire().await?;
             // The log is not read for nothing as long as the store is away.
             shared.store.checkpoint(partition).await?;
-            replay(&shared, partition, after, up_to, |_| None).await
+            replay(&shared, partition, after, up_to, &|_| None).await
         };
         match replayed.await {
             Ok(()) if shared.outages.failures() == failures => return,
@@ -194,15 +266,13 @@ pub(super) async fn replay_again(
     }
 }
 
-/// Writes everything in (`after`, `up_to`]. `row`: the checkpoint to write with a record.
-async fn replay(
+/// The next records in (`after`, `up_to`], and the sequence of the last of them. None: there are no more.
+async fn page(
     shared: &Shared,
     partition: Partition,
-    mut after: Sequence,
+    after: Sequence,
     up_to: Sequence,
-    row: impl Fn(Sequence) -> Option<Checkpoint>,
-) -> anyhow::Result<()> {
-    let mut replay = Replay::default();
+) -> anyhow::Result<Option<(Vec<StoredRecord>, Sequence)>> {
     while after < up_to {
         let mut page = shared.broker.read_log(partition, after, PAGE_BYTES).await?;
         if page.first().is_some_and(|stored| stored.sequence > up_to) {
@@ -210,20 +280,43 @@ async fn replay(
             break;
         }
         page.retain(|stored| stored.sequence <= up_to);
-        let Some(last) = page.last().map(|stored| stored.sequence) else {
-            // A stale read: the last record is there, so there is more.
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
+        if let Some(last) = page.last().map(|stored| stored.sequence) {
+            return Ok(Some((page, last)));
+        }
+        // A stale read: the last record is there, so there is more.
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(None)
+}
+
+/// Writes everything in (`after`, `up_to`]. `row`: the checkpoint to write with a record.
+async fn replay(
+    shared: &Shared,
+    partition: Partition,
+    mut after: Sequence,
+    up_to: Sequence,
+    row: &impl Fn(Sequence) -> Option<Checkpoint>,
+) -> anyhow::Result<()> {
+    let mut replay = Replay::default();
+    while let Some((page, last)) = page(shared, partition, after, up_to).await? {
+        let mut entries: Vec<(Arc<Entry>, EntryRows)> = Vec::new();
+        let mut entries_to = after;
         for stored in page {
             let record = Record::from_bytes(&stored.payload)?;
             if record.kind != RecordKind::Batch as i32 {
                 continue;
             }
+            // Records are written together, as they were at first. What is read from the store anew must be there, though.
+            let is_enough = entries.len() + record.entries.len() > ENTRIES_MAX;
+            if (is_enough || replay.is_full()) && !entries.is_empty() {
+                write(shared, partition, std::mem::take(&mut entries), row(entries_to)).await;
+            }
             let rows = replay.rows(&*shared.store, &record).await?;
-            let entries: Vec<_> = record.entries.into_iter().map(Arc::new).collect();
-            let entries = entries.into_iter().zip(rows).collect();
-            write(shared, partition, entries, row(stored.sequence)).await;
+            entries.extend(record.entries.into_iter().map(Arc::new).zip(rows));
+            entries_to = stored.sequence;
+        }
+        if !entries.is_empty() {
+            write(shared, partition, entries, row(entries_to)).await;
         }
         after = last;
     }

@@ -12,6 +12,7 @@ use chat_protocol::{ConversationId, MessageId};
 use super::super::rows;
 use super::super::state::State;
 use super::Work;
+use super::inheritance::Inherited;
 use super::publish::Publication;
 use crate::limits::PARTITION_CONVERSATIONS_MAX;
 
@@ -40,6 +41,8 @@ pub(super) struct Slot {
     /// Committed entries that are not in the store, and while `busy` also those written since: a fact read before that
     /// lacks them.
     pub(super) tail: VecDeque<Arc<Entry>>,
+    /// What owners before have committed of it, if the store may lack something of that.
+    pub(super) inherited: Option<Inherited>,
     /// Ids of entries that are neither in the store nor in `tail`, up to this one: the writer reads them from the log.
     pub(super) spilled_up_to: MessageId,
     /// What is told once the conversation can be read, and what is told after that.
@@ -53,7 +56,7 @@ impl Slot {
     /// A message as it will be in the store: the stored copy, or the sent one, with all later entries.
     pub(super) fn message(&self, id: MessageId, stored: Option<Message>) -> Option<Message> {
         let sent = || {
-            let entry = self.tail.iter().find(|entry| entry.message_id() == id)?;
+            let entry = self.unwritten().find(|entry| entry.message_id() == id)?;
             match &entry.change {
                 Some(Change::Message(sent)) => {
                     rows::message(entry.conversation_id().ok()?, entry, sent).ok()
@@ -62,11 +65,28 @@ impl Slot {
             }
         };
         let mut message = stored.or_else(sent)?;
-        for entry in &self.tail {
-            // An entry that cannot be read never gets into a tail: it was encoded by this owner.
+        for entry in self.unwritten() {
+            // An entry that cannot be read never gets here: this owner has encoded it, or read it before it answered anybody.
             rows::overlay(&mut message, entry).ok()?;
         }
         Some(message)
+    }
+
+    /// Every entry that may not be in the store, in log order; but see [`Slot::lacks_entries`].
+    pub(super) fn unwritten(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.inherited.iter().flat_map(Inherited::entries).chain(&self.tail)
+    }
+
+    /// Only the log holds some of its entries.
+    pub(super) fn lacks_entries(&self) -> bool {
+        let is_inherited = self.inherited.as_ref().is_some_and(Inherited::lacks_entries);
+        self.spilled_up_to != MessageId::ZERO || is_inherited
+    }
+
+    /// What is told of this change must tell of inherited ones, too, and the store cannot say which of those it has.
+    pub(super) fn depends_on_inherited(&self, change: &Change) -> bool {
+        let Change::Reaction(change) = change else { return false };
+        self.inherited.as_ref().is_some_and(|inherited| inherited.has_reactions(change.target))
     }
 
     pub(super) fn blocked_fact(&self, elapsed: Duration) -> Option<bool> {
@@ -91,6 +111,7 @@ impl Slot {
     fn is_idle(&self) -> bool {
         !self.busy
             && self.tail.is_empty()
+            && self.inherited.is_none()
             && self.held.is_empty()
             && self.spilled_up_to == MessageId::ZERO
     }
@@ -115,6 +136,30 @@ impl Slots {
     /// The slot of a conversation, if it is held.
     pub(super) fn find(&mut self, id: &ConversationId) -> Option<&mut Slot> {
         self.by_id.get_mut(id)
+    }
+
+    /// Takes in what owners before have committed.
+    pub(super) fn inherit(
+        &mut self,
+        conversations: HashMap<ConversationId, Inherited>,
+        elapsed: Duration,
+    ) {
+        for (id, inherited) in conversations {
+            self.get(id, elapsed).inherited = Some(inherited);
+        }
+    }
+
+    /// Forgets it, since it is in the store now; but not where a fact that was read before that is in use. `true`: nothing
+    /// is left.
+    pub(super) fn forget_inherited(&mut self) -> bool {
+        let mut is_all = true;
+        for slot in self.by_id.values_mut() {
+            if !slot.busy {
+                slot.inherited = None;
+            }
+            is_all &= slot.inherited.is_none();
+        }
+        is_all
     }
 
     /// Holds publications back until `written` is in the store, or behind others that are. Gives them back if there is no

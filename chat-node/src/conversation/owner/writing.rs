@@ -27,7 +27,7 @@ use super::{Owner, Shared, wait};
 use crate::limits::UNWRITTEN_BYTES_MAX;
 
 /// Entries of one write.
-const ENTRIES_MAX: usize = 1_000;
+pub(super) const ENTRIES_MAX: usize = 1_000;
 
 /// Writes begin at the same times in all partitions, this far apart, so that they share a commit; and a group's inbox
 /// row costs about the same for one message as for fifty. Cursors rise later by as much; nobody else waits for it.
@@ -82,7 +82,8 @@ pub(super) struct Writing {
     /// Later records are only in the log.
     spilled: bool,
     checkpoint: Sequence,
-    /// Checkpoints that may still be lost in a crash of the store, with the time they were reached.
+    /// Checkpoints that may still be lost in a crash of the store, with the time they were reached. With a store that loses
+    /// nothing: what a replay has to begin with.
     trail: VecDeque<(Duration, Sequence)>,
     /// What is behind the first checkpoint of the trail is being written again.
     is_replaying: bool,
@@ -95,7 +96,7 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// `durable_to`: what is behind it may still be lost in a crash of the store.
+    /// `durable_to`: what is behind it may not be in the store, or still be lost in a crash of the store.
     pub(super) fn new(
         opened_at: Sequence,
         durable_to: Option<Sequence>,
@@ -162,10 +163,11 @@ impl Writing {
         }
     }
 
-    /// It was written again, and may still be lost for a while.
-    pub(super) fn replayed(&mut self, elapsed: Duration) {
+    /// It was written again, and may still be lost for as long as `lag`.
+    pub(super) fn replayed(&mut self, lag: Duration, elapsed: Duration) {
         self.is_replaying = false;
-        self.trail.truncate(1);
+        self.ticked = true;
+        self.trail.truncate(if lag.is_zero() { 0 } else { 1 });
         if let Some(first) = self.trail.front_mut() {
             first.0 = elapsed;
         }
@@ -316,9 +318,9 @@ impl Owner {
                 Some(Box::pin(write_waiting(shared, partition, waiting, checkpoint, row, marks)));
         } else if self.writing.spilled {
             let after = self.writing.kept_to;
-            let reserved = self.checkpoint_row(after);
-            self.writing.under_way =
-                Some(Box::pin(write_from_log(shared, partition, after, reserved)));
+            let row = self.checkpoint_row(after);
+            let row = Some(row).filter(|_| !self.trails());
+            self.writing.under_way = Some(Box::pin(write_from_log(shared, partition, after, row)));
         } else if !marks.is_empty() {
             self.writing.under_way = Some(Box::pin(async move {
                 if let Err(error) = shared.store.apply(partition, marks, None).await {
@@ -344,11 +346,16 @@ impl Owner {
     fn checkpoint_row(&mut self, sequence: Sequence) -> Checkpoint {
         let lag = self.shared.store.durability_lag();
         let elapsed = self.shared.clock.elapsed();
-        let trailing = match lag.is_zero() {
-            true => sequence,
-            false => self.writing.trailing(lag, elapsed),
+        let trailing = match self.trails() {
+            true => self.writing.trailing(lag, elapsed),
+            false => sequence,
         };
         self.locked().checkpoint(trailing)
+    }
+
+    /// Checkpoints do not simply follow what is written.
+    fn trails(&self) -> bool {
+        self.writing.is_replaying || !self.shared.store.durability_lag().is_zero()
     }
 
     /// A write is done: ids are written, answers go out, memory is free.
@@ -428,11 +435,11 @@ async fn write_from_log(
     shared: Arc<Shared>,
     partition: Partition,
     after: Sequence,
-    reserved: Checkpoint,
+    row: Option<Checkpoint>,
 ) -> Written {
     let mut pause = FIRST_PAUSE;
     loop {
-        match page_from_log(&shared, partition, after, reserved).await {
+        match page_from_log(&shared, partition, after, row).await {
             Ok(written) => return written,
             Err(error) => {
                 shared.metrics.write_retries.inc();
@@ -448,7 +455,7 @@ async fn page_from_log(
     shared: &Shared,
     partition: Partition,
     after: Sequence,
-    reserved: Checkpoint,
+    row: Option<Checkpoint>,
 ) -> anyhow::Result<Written> {
     let page = shared.broker.read_log(partition, after, RECORD_BYTES_MAX).await?;
     let mut written = Written { log_read_to: Some(after), ..Written::default() };
@@ -460,9 +467,8 @@ async fn page_from_log(
             written.conversations.extend(rows.iter().map(|rows| rows.conversation_id));
             written.up_to = rows.last().map(|rows| rows.id).or(written.up_to);
             let entries: Vec<_> = record.entries.into_iter().map(Arc::new).zip(rows).collect();
-            let checkpoint = Checkpoint { sequence: stored.sequence.0, ..reserved };
-            let trails = !shared.store.durability_lag().is_zero();
-            write(shared, partition, entries, (!trails).then_some(checkpoint)).await;
+            let row = row.map(|row| Checkpoint { sequence: stored.sequence.0, ..row });
+            write(shared, partition, entries, row).await;
         }
         written.log_read_to = Some(stored.sequence);
     }

@@ -17,6 +17,7 @@ use chat_node::partition::{Alone, Lease};
 use chat_node::watermark::{Announcement, PartitionState, Watermarks};
 use chat_protocol::{Millis, NodeId, Partition};
 use chat_store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -85,6 +86,7 @@ impl Node {
             log_retention: Duration::from_secs(3_600),
             unwritten_bytes: AtomicUsize::new(0),
             outages: Outages::default(),
+            replays: Semaphore::new(chat_node::limits::REPLAYS_MAX),
             metrics: Metrics::default(),
         });
         let watermarks = Arc::new(Watermarks::new(id));

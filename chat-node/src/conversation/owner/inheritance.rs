@@ -1,0 +1,228 @@
+//! What owners before have committed and the store may lack. A new owner learns it from the log before it answers anybody,
+//! as if it had appended it itself while the store was slow, and has it written meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ahash::{HashMap, HashSet};
+use chat_broker::{Sequence, StoredRecord};
+use chat_protocol::record::{self, Change, Entry, MessageSent, Record, RecordKind, Unreadable};
+use chat_protocol::{ConversationId, MessageId};
+use prost::Message as _;
+
+use super::super::rows;
+use super::super::state::{Loaded, State};
+use super::Shared;
+use super::duplicates::Key;
+use crate::limits::{
+    INHERITED_BODIES_BYTES_MAX, INHERITED_FACTS_BYTES_MAX, PARTITION_INHERITED_MAX,
+};
+
+/// What it costs to remember an entry besides the entry itself: the keys of its send, in a map and in a queue.
+const FACTS_BYTES: usize = 256;
+
+/// Part of what a node may hold in memory of entries that are not in the store. Given back when it is dropped.
+pub(super) struct Share {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Share {
+    /// `false`: with it the node would hold more than `bytes_max`.
+    fn take(&mut self, bytes: usize, bytes_max: usize) -> bool {
+        let fits = |held: usize| Some(held + bytes).filter(|held| *held <= bytes_max);
+        let held = &self.shared.unwritten_bytes;
+        let taken = held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
+        if taken {
+            self.bytes += bytes;
+        }
+        taken
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.shared.unwritten_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What is inherited of one conversation.
+#[derive(Default)]
+pub(super) struct Inherited {
+    /// In log order. What the conversation's state follows from is always among them.
+    entries: Vec<Arc<Entry>>,
+    /// Of `entries`, encoded.
+    bytes: usize,
+    last_seq: u64,
+    /// Messages whose reactions have changed.
+    reacted: HashSet<u64>,
+    /// There were others, for which there was no room.
+    lacks_entries: bool,
+}
+
+impl Inherited {
+    /// Entries that may not be in the store, in log order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter()
+    }
+
+    /// Their size.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Messages, or changes of messages, are only in the log.
+    pub(super) fn lacks_entries(&self) -> bool {
+        self.lacks_entries
+    }
+
+    /// The reactions of this message have changed.
+    pub(super) fn has_reactions(&self, message: u64) -> bool {
+        self.reacted.contains(&message)
+    }
+
+    /// Brings what the store says of the conversation up to the log. The store may have any part of it already: the entries
+    /// are the end of the conversation's log, so whatever they speak of ends as the last of them says.
+    pub(super) fn apply(&self, state: &mut State) {
+        for entry in &self.entries {
+            // Entries that cannot be applied were refused when they were read from the log.
+            drop(state.apply(entry));
+        }
+        state.last_seq = state.last_seq.max(self.last_seq);
+    }
+}
+
+/// All of it.
+pub(super) struct Inheritance {
+    /// The lowest id; none: nothing is inherited.
+    first: Option<MessageId>,
+    conversations: HashMap<ConversationId, Inherited>,
+    sends: Vec<(Key, MessageId, u64)>,
+    entries: usize,
+    share: Share,
+}
+
+/// An inheritance as the owner keeps it: what was in it is with the conversations and sends.
+pub(super) struct Kept {
+    /// The lowest id.
+    pub(super) first: MessageId,
+    _share: Share,
+}
+
+/// What was inherited, taken apart.
+pub(super) struct Parts {
+    pub(super) kept: Option<Kept>,
+    pub(super) conversations: HashMap<ConversationId, Inherited>,
+    pub(super) sends: Vec<(Key, MessageId, u64)>,
+}
+
+/// Takes records in, in log order.
+pub(super) struct Heir {
+    inheritance: Inheritance,
+    /// As far as entries alone tell: whatever cannot be applied to these cannot be applied at all.
+    states: HashMap<ConversationId, State>,
+}
+
+impl Heir {
+    pub(super) fn new(shared: &Arc<Shared>) -> Heir {
+        let inheritance = Inheritance {
+            first: None,
+            conversations: HashMap::default(),
+            sends: Vec::new(),
+            entries: 0,
+            share: Share { shared: shared.clone(), bytes: 0 },
+        };
+        Heir { inheritance, states: HashMap::default() }
+    }
+
+    /// Takes in records up to one for which there is no room. Returns the sequence of the last that was taken in, `after` if
+    /// it is none.
+    pub(super) fn take_in(
+        &mut self,
+        after: Sequence,
+        page: &[StoredRecord],
+    ) -> Result<Sequence, Unreadable> {
+        let mut taken = after;
+        for stored in page {
+            let record = Record::from_bytes(&stored.payload)?;
+            if record.kind == RecordKind::Batch as i32 {
+                for entry in record.entries {
+                    if !self.add(entry)? {
+                        return Ok(taken);
+                    }
+                }
+            }
+            taken = stored.sequence;
+        }
+        Ok(taken)
+    }
+
+    pub(super) fn done(self) -> Inheritance {
+        self.inheritance
+    }
+
+    /// `false`: there is no room.
+    fn add(&mut self, entry: Entry) -> Result<bool, Unreadable> {
+        let Inheritance { first, conversations, sends, entries, share } = &mut self.inheritance;
+        let has_room = *entries < PARTITION_INHERITED_MAX
+            && share.take(FACTS_BYTES, INHERITED_FACTS_BYTES_MAX);
+        if !has_room {
+            return Ok(false);
+        }
+        *entries += 1;
+        let id = entry.conversation_id()?;
+        let state = self.states.entry(id).or_insert_with(|| State::new(id, Loaded::default()));
+        state.apply(&entry)?;
+        first.get_or_insert(entry.message_id());
+        let inherited = conversations.entry(id).or_default();
+        match &entry.change {
+            Some(Change::Message(sent)) => {
+                inherited.last_seq = inherited.last_seq.max(sent.seq);
+                sends.push((key(id, sent)?, entry.message_id(), sent.seq));
+            }
+            Some(Change::Reaction(change)) => drop(inherited.reacted.insert(change.target)),
+            _ => {}
+        }
+        let bytes = entry.encoded_len();
+        if share.take(bytes, INHERITED_BODIES_BYTES_MAX) || changes_state(&entry) {
+            inherited.bytes += bytes;
+            inherited.entries.push(Arc::new(entry));
+        } else {
+            inherited.lacks_entries = true;
+        }
+        Ok(true)
+    }
+}
+
+impl Inheritance {
+    /// Nothing.
+    pub(super) fn none(shared: &Arc<Shared>) -> Inheritance {
+        Heir::new(shared).done()
+    }
+
+    /// The lowest id; none: nothing is inherited.
+    pub(super) fn first(&self) -> Option<MessageId> {
+        self.first
+    }
+
+    pub(super) fn into_parts(self) -> Parts {
+        let Inheritance { first, conversations, sends, share, .. } = self;
+        let kept = first.map(|first| Kept { first, _share: share });
+        Parts { kept, conversations, sends }
+    }
+}
+
+fn key(id: ConversationId, sent: &MessageSent) -> Result<Key, Unreadable> {
+    Ok((id, record::user_id(&sent.sender)?, rows::client_message_id(sent)?))
+}
+
+/// Whether the state of its conversation follows from more than the entry's `seq`.
+fn changes_state(entry: &Entry) -> bool {
+    match &entry.change {
+        Some(Change::Created(_) | Change::Properties(_) | Change::Member(_) | Change::Read(_)) => {
+            true
+        }
+        Some(Change::Message(_) | Change::Edit(_) | Change::Delete(_) | Change::Reaction(_))
+        | None => false,
+    }
+}
