@@ -47,6 +47,8 @@ struct State {
     random: StdRng,
     rates: FaultRates,
     away: bool,
+    is_forgetful: bool,
+    durability_lag: Option<Duration>,
     refusal: Option<Arc<Refusal>>,
     calls: u64,
     faults: u64,
@@ -67,6 +69,8 @@ impl Faults {
             random: StdRng::seed_from_u64(seed),
             rates: FaultRates::default(),
             away: false,
+            is_forgetful: false,
+            durability_lag: None,
             refusal: None,
             calls: 0,
             faults: 0,
@@ -84,6 +88,17 @@ impl Faults {
         self.state().away = away;
     }
 
+    /// `true`: what is written from the log, and checkpoints, are acknowledged and not kept, until this is set to `false`. So
+    /// looks, after its crash, a store that acknowledges before it syncs.
+    pub fn set_forgetful(&self, is_forgetful: bool) {
+        self.state().is_forgetful = is_forgetful;
+    }
+
+    /// From now on, the store says that this is its [`Store::durability_lag`].
+    pub fn set_durability_lag(&self, lag: Duration) {
+        self.state().durability_lag = Some(lag);
+    }
+
     /// From now on, a call of `apply` with a write for which this holds is refused, and nothing of it is done.
     pub fn set_refusal(&self, refusal: Option<Arc<Refusal>>) {
         self.state().refusal = refusal;
@@ -94,6 +109,7 @@ impl Faults {
         let mut state = self.state();
         state.rates = FaultRates::default();
         state.away = false;
+        state.is_forgetful = false;
         state.refusal = None;
     }
 
@@ -132,6 +148,16 @@ impl Faults {
     fn fail<T>(&self, why: &str) -> Result<T, Error> {
         self.state().faults += 1;
         Err(Error::Unavailable(format!("{why} (injected fault)")))
+    }
+
+    /// Runs a call that writes what could be lost.
+    async fn keep(&self, call: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        // Not under the lock.
+        let is_forgetful = self.state().is_forgetful;
+        match is_forgetful {
+            true => self.run(async { Ok(()) }).await,
+            false => self.run(call).await,
+        }
     }
 
     /// Runs one call with what was decided about it.
@@ -176,7 +202,8 @@ impl FaultyStore {
 #[async_trait]
 impl Store for FaultyStore {
     fn durability_lag(&self) -> Duration {
-        self.inner.durability_lag()
+        let pretended = self.faults.state().durability_lag;
+        pretended.unwrap_or_else(|| self.inner.durability_lag())
     }
 
     async fn apply(
@@ -189,7 +216,7 @@ impl Store for FaultyStore {
             self.faults.state().faults += 1;
             return Err(Error::Refused("this content is not taken (injected fault)".into()));
         }
-        self.faults.run(self.inner.apply(partition, writes, checkpoint)).await
+        self.faults.keep(self.inner.apply(partition, writes, checkpoint)).await
     }
 
     async fn epoch(&self) -> Result<u64, Error> {
@@ -200,7 +227,7 @@ impl Store for FaultyStore {
         &self,
         checkpoints: Vec<(Partition, Checkpoint)>,
     ) -> Result<(), Error> {
-        self.faults.run(self.inner.put_checkpoints(checkpoints)).await
+        self.faults.keep(self.inner.put_checkpoints(checkpoints)).await
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Checkpoint, Error> {

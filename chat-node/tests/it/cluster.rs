@@ -230,8 +230,10 @@ async fn three_nodes_share_the_partitions_through_an_end_and_a_death() {
 mod long {
     use super::*;
 
-    /// What a node that leaves may cost a sender.
+    /// What a node that leaves may cost a sender, beyond what a send of the same run takes anyway.
     const HAND_OVER_MAX: Duration = Duration::from_millis(200);
+    /// About as long as a hand-over takes.
+    const QUIET: Duration = Duration::from_secs(2);
     const HAND_OVERS: usize = 11;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,10 +243,14 @@ mod long {
         let [mut one, mut two, mut three] = three(&platform).await;
         let (ann, groups) = people(&one, &two).await;
         let senders = Senders::start(&one.url(), &ann, &groups);
-        let mut longest = Vec::new();
+        let (mut quiet, mut longest) = (Vec::new(), Vec::new());
         for _ in 0..HAND_OVERS {
+            // What the node's return has cost is over.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let rest = senders.longest_since(Instant::now() - Duration::from_millis(900));
+            let since = Instant::now();
+            tokio::time::sleep(QUIET).await;
+            let rest = senders.longest_since(since);
+            quiet.push(rest);
             let since = Instant::now();
             three.stop().await;
             shared_by(&[&one, &two]).await;
@@ -259,11 +265,14 @@ mod long {
             println!("longest send while it joined: {:?}", senders.longest_since(since));
         }
         longest.sort_unstable();
+        quiet.sort_unstable();
         let (median, worst) = (longest[HAND_OVERS / 2], longest[HAND_OVERS - 1]);
-        println!("hand-over: median {median:?}, worst {worst:?}");
+        // A busy machine makes every send slow.
+        let rest = quiet[HAND_OVERS / 2];
+        println!("hand-over: median {median:?}, worst {worst:?}; median {rest:?} without one");
         let total = senders.finish(&api(&one), &ann).await;
         println!("{total} messages, each once and in order");
-        assert!(median < HAND_OVER_MAX, "{longest:?}");
+        assert!(median.saturating_sub(rest) < HAND_OVER_MAX, "{longest:?}, {quiet:?}");
         for node in [&mut three, &mut two, &mut one] {
             node.stop().await;
         }

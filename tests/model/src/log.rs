@@ -30,6 +30,9 @@ pub enum Rule {
     WatermarkBinds,
     PendingHoldsWatermark,
     UnwrittenHoldsWatermark,
+    InheritedHoldsWatermark,
+    InheritedTellsSends,
+    InheritedTellsSeq,
     SentUntilAnswered,
     ReadsUntilSeen,
     DuplicateRows,
@@ -342,7 +345,7 @@ impl LogModel {
         owner
     }
 
-    /// What the store and the first `length` records say.
+    /// What the store and the first `length` records say: what the store lacks is known at once, and written later.
     fn load(&self, s: &State, p: usize, length: usize, owner: &mut Owner) {
         let records = &s.log[p][..length];
         let is_written = records.last().is_some_and(|r| r.kind == Kind::Closing && r.is_written);
@@ -350,9 +353,15 @@ impl LogModel {
             if is_written && s.stored & bit(entry.id) == 0 {
                 continue;
             }
-            owner.seq = owner.seq.max(entry.seq);
-            if s.stored & bit(entry.id) == 0 {
+            let is_stored = s.stored & bit(entry.id) != 0;
+            if is_stored || self.on(Rule::InheritedTellsSeq) {
+                owner.seq = owner.seq.max(entry.seq);
+            }
+            // Others write it, or its own replay does, but nothing waits for that.
+            if !is_stored && self.on(Rule::InheritedHoldsWatermark) {
                 owner.unwritten |= bit(entry.id);
+            }
+            if !is_stored && self.on(Rule::InheritedTellsSends) {
                 owner.memory |= 1 << entry.client_id;
             }
         }

@@ -226,3 +226,160 @@ fn changes_state(entry: &Entry) -> bool {
         | None => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use chat_broker::embedded::EmbeddedBroker;
+    use chat_broker::{Broker, Receiver, Subject};
+    use chat_protocol::message::Role;
+    use chat_protocol::record::{ConversationCreated, MemberChange, MemberChanged};
+    use chat_protocol::{Millis, NodeId, UserId};
+    use chat_store::embedded::EmbeddedStore;
+    use tokio::sync::Semaphore;
+    use uuid::Uuid;
+
+    use super::super::{Metrics, Outages};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::partition::{Alone, Lease};
+
+    struct Deaf;
+
+    impl Receiver for Deaf {
+        fn deliver(&self, _: &[Subject], _: Bytes) {}
+    }
+
+    async fn shared(unwritten_bytes: usize) -> Arc<Shared> {
+        let broker = Arc::new(EmbeddedBroker::memory());
+        Arc::new(Shared {
+            bus: broker.connect(Arc::new(Deaf)).await.unwrap(),
+            broker,
+            store: Arc::new(EmbeddedStore::memory()),
+            clock: Clock::manual(Millis::from_2025(1)),
+            lease: Lease { node: NodeId::random(), start: 1 },
+            leases: Arc::new(Alone),
+            room_window: Duration::from_millis(20),
+            log_retention: Duration::from_secs(3_600),
+            unwritten_bytes: AtomicUsize::new(unwritten_bytes),
+            outages: Outages::default(),
+            replays: Semaphore::new(1),
+            metrics: Metrics::default(),
+        })
+    }
+
+    fn user(number: u128) -> UserId {
+        UserId(Uuid::from_u128(number))
+    }
+
+    fn bytes(number: u128) -> Vec<u8> {
+        user(number).0.as_bytes().to_vec()
+    }
+
+    fn group() -> ConversationId {
+        ConversationId::group(user(1), Uuid::from_u128(9))
+    }
+
+    fn created() -> Change {
+        Change::Created(ConversationCreated {
+            creator: bytes(1),
+            members: vec![bytes(2)],
+            ..ConversationCreated::default()
+        })
+    }
+
+    fn member(number: u128, change: MemberChange, role: Role) -> Change {
+        Change::Member(MemberChanged {
+            user: bytes(number),
+            change: change as i32,
+            role: record::role_number(role),
+            ..MemberChanged::default()
+        })
+    }
+
+    fn message(seq: u64) -> Change {
+        Change::Message(MessageSent {
+            seq,
+            sender: bytes(1),
+            client_message_id: vec![seq as u8; 16],
+            kind: "text".to_owned(),
+            body: "{}".to_owned(),
+            ..MessageSent::default()
+        })
+    }
+
+    /// One record for each.
+    fn log(changes: impl IntoIterator<Item = Change>) -> Vec<StoredRecord> {
+        let record = |(id, change)| {
+            let conversation = group().as_bytes().to_vec();
+            let entry = Entry { id, conversation, change: Some(change) };
+            let kind = RecordKind::Batch as i32;
+            let record = Record { kind, entries: vec![entry], ..Record::default() };
+            StoredRecord { sequence: Sequence(id), payload: record.to_bytes().into() }
+        };
+        (1..).zip(changes).map(record).collect()
+    }
+
+    #[tokio::test]
+    async fn without_room_bodies_stay_in_the_log_and_then_everything() {
+        let shared = shared(INHERITED_BODIES_BYTES_MAX).await;
+        let page = log([created(), message(1), message(2)]);
+        let mut heir = Heir::new(&shared);
+        assert_eq!(heir.take_in(Sequence(0), &page).unwrap(), Sequence(3));
+        let parts = heir.done().into_parts();
+        let inherited = &parts.conversations[&group()];
+        assert!(inherited.lacks_entries());
+        assert_eq!(inherited.entries().count(), 1, "members are known all the same");
+        assert_eq!((inherited.last_seq, parts.sends.len()), (2, 2), "and so are sends");
+        let held = || shared.unwritten_bytes.load(Ordering::Relaxed);
+        assert!(held() > INHERITED_BODIES_BYTES_MAX);
+        assert_eq!(parts.kept.as_ref().expect("something is inherited").first, MessageId(1));
+        drop(parts);
+        assert_eq!(held(), INHERITED_BODIES_BYTES_MAX);
+
+        shared.unwritten_bytes.store(INHERITED_FACTS_BYTES_MAX - FACTS_BYTES, Ordering::Relaxed);
+        let mut heir = Heir::new(&shared);
+        assert_eq!(heir.take_in(Sequence(0), &page).unwrap(), Sequence(1), "room for one");
+    }
+
+    #[tokio::test]
+    async fn a_conversation_is_brought_up_to_the_log_however_much_of_it_the_store_has() {
+        use MemberChange::{Joined, Left, RoleChanged};
+        let shared = shared(0).await;
+        let changes = [
+            created(),
+            member(3, Joined, Role::Member),
+            message(1),
+            member(2, Left, Role::Member),
+            member(3, RoleChanged, Role::Admin),
+            member(2, Joined, Role::Member),
+            message(2),
+            member(3, Left, Role::Admin),
+        ];
+        let records = log(changes);
+        let entries: Vec<Entry> = records
+            .iter()
+            .flat_map(|stored| Record::from_bytes(&stored.payload).unwrap().entries)
+            .collect();
+        let after = |count: usize| {
+            let mut state = State::new(group(), Loaded::default());
+            entries[..count].iter().for_each(|entry| state.apply(entry).unwrap());
+            state
+        };
+        let whole = after(entries.len());
+        for begin in 0..entries.len() {
+            let mut heir = Heir::new(&shared);
+            heir.take_in(Sequence(begin as u64), &records[begin..]).unwrap();
+            let parts = heir.done().into_parts();
+            for stored in begin..=entries.len() {
+                let mut state = after(stored);
+                parts.conversations[&group()].apply(&mut state);
+                assert_eq!(state.view(), whole.view(), "from {begin}, with {stored} in the store");
+                assert_eq!(state.last_seq, whole.last_seq);
+            }
+        }
+    }
+}

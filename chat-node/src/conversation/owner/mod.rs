@@ -257,10 +257,10 @@ impl Owner {
         let ownership = Arc::new(Mutex::new(opened.ownership));
         let handle = Handle { commands: sender, ownership: ownership.clone() };
         let elapsed = shared.clock.elapsed();
-        let inherited = opened.inheritance.into_parts();
+        let inherited = opened.past.inheritance.into_parts();
         let mut owner = Owner {
             inheritance: inherited.kept,
-            writing: Writing::new(opened.sequence, opened.durable_to, elapsed),
+            writing: Writing::new(opened.sequence, opened.past.durable_to, elapsed),
             replaying: None,
             is_recovering: false,
             failures_seen,
@@ -283,7 +283,7 @@ impl Owner {
         for (key, id, seq) in inherited.sends {
             owner.duplicates.insert(key, id, seq, elapsed);
         }
-        if let Some((after, delay)) = opened.replay {
+        if let Some((after, delay)) = opened.past.replay {
             owner.writing.begin_replay(elapsed);
             owner.replay(after, delay);
         }

@@ -45,12 +45,7 @@ const PAGE_BYTES: usize = 4 * RECORD_BYTES_MAX;
 pub(super) struct Opened {
     pub(super) ownership: Ownership,
     pub(super) sequence: Sequence,
-    /// What is behind it may not be in the store, or be lost if the store fails soon. None: all is there.
-    pub(super) durable_to: Option<Sequence>,
-    /// What of that may not be in the store at all.
-    pub(super) inheritance: Inheritance,
-    /// Behind this the log is to be written again, after a while.
-    pub(super) replay: Option<(Sequence, Duration)>,
+    pub(super) past: Past,
     /// Nobody has owned it before.
     pub(super) unused: bool,
 }
@@ -127,40 +122,84 @@ async fn attempt(
         Settled::TooLarge => anyhow::bail!("the broker refuses an opening record as too large"),
     }
     let sequence = ownership.sequence();
-    // A checkpoint ahead of the log speaks of a log that is lost: nothing of this one is known to be in the store.
     let last_sequence = last.as_ref().map_or(Sequence(0), |(sequence, _)| *sequence);
-    let is_of_this_log = Sequence(checkpoint.sequence) <= last_sequence;
-    let written_to = Sequence(if is_of_this_log { checkpoint.sequence } else { 0 });
-    let trails = !shared.store.durability_lag().is_zero();
-    // A checkpoint that does not trail and says nothing is that of a store that was restored, and is not the one that the
-    // closing record speaks of.
-    let is_same_store = trails || written_to > Sequence(0);
-    let is_written = is_trusted && is_of_this_log && is_same_store && tip.is_written();
-    // Nobody has to wait for what only a crash of the store could undo.
-    let (inheritance, known_from) = match is_written {
-        true => (Inheritance::none(shared), written_to),
-        // From here on the partition is this owner's: a broker or store that is away delays it, and is no reason to open it
-        // once more.
+    let past = match tip.is_unused() {
+        true => Past::none(shared, sequence),
         false => {
-            let row = |to| Some(ownership.checkpoint(if trails { written_to } else { to }));
-            // A store that has never heard of the partition was restored. People look for everything in it.
-            let is_restored = checkpoint.epoch == 0;
-            inherit(shared, partition, written_to, sequence, is_restored, row).await
+            let before = Before { tip, last_sequence, checkpoint, is_trusted };
+            Past::find_out(shared, partition, &ownership, before).await
         }
     };
-    ownership.learnt(inheritance.first());
+    ownership.learnt(past.inheritance.first());
     if !is_closed {
         shared.metrics.take_overs.inc();
     }
-    let inherits = inheritance.first().is_some();
-    let replay = match inherits {
-        true => Some((known_from, if trails { INHERITED_AFTER } else { Duration::ZERO })),
-        false => (is_written && trails).then(|| (written_to, again_after(partition))),
-    };
-    let durable_to = if trails { Some(written_to) } else { inherits.then_some(known_from) };
-    let unused = tip.is_unused();
-    let opened = Opened { ownership, sequence, durable_to, inheritance, replay, unused };
+    let opened = Opened { ownership, sequence, past, unused: tip.is_unused() };
     Ok(Attempt::Opened(Box::new(opened)))
+}
+
+/// What was found when a partition was opened.
+struct Before {
+    tip: Tip,
+    last_sequence: Sequence,
+    checkpoint: Checkpoint,
+    /// What a closing record says of the store holds.
+    is_trusted: bool,
+}
+
+/// What of the log before the opening record may not be in the store, or not for ever.
+pub(super) struct Past {
+    /// What is behind it may not be in the store, or be lost if the store fails soon. None: all is there.
+    pub(super) durable_to: Option<Sequence>,
+    /// What of that may not be in the store at all.
+    pub(super) inheritance: Inheritance,
+    /// Behind this the log is to be written again, after a while.
+    pub(super) replay: Option<(Sequence, Duration)>,
+}
+
+impl Past {
+    /// There is nothing before the opening record.
+    fn none(shared: &Arc<Shared>, opened_at: Sequence) -> Past {
+        let durable_to = Some(opened_at).filter(|_| trails(shared));
+        Past { durable_to, inheritance: Inheritance::none(shared), replay: None }
+    }
+
+    async fn find_out(
+        shared: &Arc<Shared>,
+        partition: Partition,
+        ownership: &Ownership,
+        before: Before,
+    ) -> Past {
+        let Before { tip, last_sequence, checkpoint, is_trusted } = before;
+        let trails = trails(shared);
+        // A checkpoint ahead of the log speaks of a log that is lost: nothing of this one is known to be in the store.
+        let is_of_this_log = Sequence(checkpoint.sequence) <= last_sequence;
+        let written_to = Sequence(if is_of_this_log { checkpoint.sequence } else { 0 });
+        // A checkpoint that says nothing is that of a store that was restored: it is not the one that the closing record
+        // speaks of, and people look for everything in it. (Or the first owner died within seconds.)
+        let is_restored = written_to == Sequence(0);
+        let durable_to = Some(written_to).filter(|_| trails);
+        // Nobody has to wait for what only a crash of the store could undo.
+        if is_trusted && !is_restored && tip.is_written() {
+            let replay = durable_to.map(|from| (from, again_after(partition)));
+            return Past { durable_to, inheritance: Inheritance::none(shared), replay };
+        }
+        // From here on the partition is this owner's: a broker or store that is away delays it, and is no reason to open it
+        // once more.
+        let row = |to| Some(ownership.checkpoint(durable_to.unwrap_or(to)));
+        let up_to = ownership.sequence();
+        let (inheritance, from) =
+            inherit(shared, partition, written_to, up_to, is_restored, row).await;
+        let delay = if trails { INHERITED_AFTER } else { Duration::ZERO };
+        let replay = inheritance.first().map(|_| (from, delay));
+        let durable_to = durable_to.or(replay.map(|(from, _)| from));
+        Past { durable_to, inheritance, replay }
+    }
+}
+
+/// The store may lose what it took last.
+fn trails(shared: &Shared) -> bool {
+    !shared.store.durability_lag().is_zero()
 }
 
 /// Learns what is in (`after`, `up_to`], and from where on. What is too much for memory is written first, or all of it, with

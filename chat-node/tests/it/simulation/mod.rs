@@ -10,6 +10,7 @@ mod client;
 mod device;
 mod node;
 mod serving;
+mod take_over;
 mod world;
 
 use world::{Plan, World};

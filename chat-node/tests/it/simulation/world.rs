@@ -39,6 +39,8 @@ const NODES: usize = 3;
 const USERS: usize = 3;
 const MESSAGES: usize = 12;
 
+const TRAILING: Duration = Duration::from_secs(30);
+
 /// How long the calm end may take.
 const SETTLE: Duration = Duration::from_secs(300);
 
@@ -62,6 +64,10 @@ impl World {
     pub(super) fn new(plan: Plan, seed: u64) -> World {
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::memory());
         let store_faults = chat_store::faulty::Faults::new(seed ^ 0x5702e);
+        if seed % 2 == 1 {
+            // Checkpoints trail, as they do with a store that acknowledges before it syncs.
+            store_faults.set_durability_lag(TRAILING);
+        }
         let users: Vec<_> =
             (0..USERS).map(|n| UserId(uuid::Uuid::from_u128(1 + n as u128))).collect();
         World {

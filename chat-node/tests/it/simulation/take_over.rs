@@ -1,0 +1,155 @@
+//! An owner dies together with a store that acknowledges before it syncs: its heir knows from the log what the store has
+//! lost, before that is written again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chat_broker::Broker;
+use chat_broker::embedded::EmbeddedBroker;
+use chat_node::conversation::command::Draft;
+use chat_node::conversation::{Action, Command, Conversations, Reply};
+use chat_protocol::api::Sent;
+use chat_protocol::{Body, ClientMessageId, ConversationId, MessageId, Millis, Partition, UserId};
+use chat_store::Store;
+use chat_store::embedded::EmbeddedStore;
+use chat_store::faulty::FaultyStore;
+use uuid::Uuid;
+
+use super::node::Node;
+
+const WALL_MS: u64 = 40_000_000_000;
+const LAG: Duration = Duration::from_secs(60);
+
+struct Platform {
+    broker: Arc<dyn Broker>,
+    broker_faults: chat_broker::faulty::Faults,
+    store: Arc<dyn Store>,
+    store_faults: chat_store::faulty::Faults,
+    group: ConversationId,
+}
+
+impl Platform {
+    fn new(creator: UserId) -> Platform {
+        let store_faults = chat_store::faulty::Faults::new(1);
+        store_faults.set_durability_lag(LAG);
+        let inner = Arc::new(EmbeddedStore::memory());
+        Platform {
+            broker: Arc::new(EmbeddedBroker::memory()),
+            broker_faults: chat_broker::faulty::Faults::new(1),
+            store: Arc::new(FaultyStore::new(inner, store_faults.clone())),
+            store_faults,
+            group: ConversationId::group(creator, Uuid::from_u128(7)),
+        }
+    }
+
+    fn partition(&self) -> Partition {
+        self.group.partition()
+    }
+
+    /// A node that owns the partition of the group.
+    async fn owner(&self, number: u64) -> Node {
+        let used = [self.partition()];
+        let (broker, store) = (self.broker.clone(), self.store.clone());
+        let wall = Millis::from_2025(WALL_MS + number * 1_000);
+        let node = Node::start(number, broker, store, &self.broker_faults, wall, &used).await;
+        node.owners.take(self.partition());
+        while node.owners.local(self.partition()).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        node
+    }
+
+    async fn ask(&self, node: &Node, caller: UserId, action: Action) -> Reply {
+        let received_at = node.clock.now();
+        let conversation_id = self.group;
+        let command = Command { conversation_id, caller, origin: None, received_at, action };
+        node.router.command(command).await.expect("it is carried out")
+    }
+
+    async fn send(&self, node: &Node, caller: UserId, number: u128, retry: bool) -> Sent {
+        let draft = Draft {
+            client_message_id: ClientMessageId(Uuid::from_u128(number)),
+            retry,
+            kind: "text".to_owned(),
+            body: Body::text(&format!("number {number}")),
+            reply_to: None,
+            mentions: vec![],
+        };
+        match self.ask(node, caller, Action::Send(draft)).await {
+            Reply::Sent(sent) => sent,
+            other => panic!("a send is answered {other:?}"),
+        }
+    }
+
+    async fn seqs(&self) -> Vec<u64> {
+        let messages = self.store.history_after(self.group, MessageId::ZERO, 100).await.unwrap();
+        messages
+            .iter()
+            .filter(|message| message.kind == "text")
+            .map(|message| message.seq)
+            .collect()
+    }
+
+    fn watermark(&self, node: &Node) -> MessageId {
+        let handle = node.owners.local(self.partition()).expect("it owns the partition");
+        handle.watermark(node.clock.now(), MessageId::ZERO).expect("it is open").0
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_has_lost_is_known_to_the_next_owner_and_keeps_its_watermark() {
+    let [ann, bob, carol] = [1, 2, 3].map(|number| UserId(Uuid::from_u128(number)));
+    let platform = Platform::new(ann);
+    let one = platform.owner(1).await;
+    let name = Some("all of us".to_owned());
+    platform.ask(&one, ann, Action::Create { name, members: vec![bob] }).await;
+    let first = platform.send(&one, ann, 101, false).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(platform.seqs().await, [first.seq]);
+
+    let durable_to = platform.store.checkpoint(platform.partition()).await.unwrap().sequence;
+    assert!(durable_to > 0);
+
+    // It acknowledges what it will not have after its crash.
+    platform.store_faults.set_forgetful(true);
+    let second = platform.send(&one, ann, 102, false).await;
+    platform.ask(&one, ann, Action::Invite { user_ids: vec![carol] }).await;
+    let third = platform.send(&one, bob, 103, false).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    platform.broker_faults.cut_off(one.id, true);
+    platform.store_faults.set_forgetful(false);
+
+    let two = platform.owner(2).await;
+    let repeated = platform.send(&two, ann, 102, true).await;
+    assert_eq!((repeated.message_id, repeated.seq), (second.message_id, second.seq));
+    let fourth = platform.send(&two, carol, 104, false).await;
+    assert_eq!(fourth.seq, third.seq + 1, "the store does not know of the third");
+    let edit =
+        Action::Edit { message_id: second.message_id, body: Body::text("meant"), mentions: vec![] };
+    assert!(matches!(platform.ask(&two, ann, edit).await, Reply::Changed(_)));
+    let tail = match platform.ask(&two, ann, Action::Tail).await {
+        Reply::Tail(entries) => entries.len(),
+        other => panic!("a tail is answered {other:?}"),
+    };
+    assert!(
+        tail >= 5,
+        "two messages before the take-over, the join, one message and an edit since: {tail}"
+    );
+    assert_eq!(platform.seqs().await, [first.seq], "nothing of this is in the store yet");
+    assert!(platform.watermark(&two) < second.message_id, "so no watermark passes it");
+
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let seqs = [first.seq, second.seq, third.seq, fourth.seq];
+    assert_eq!(platform.seqs().await, seqs, "it was written beside all that");
+    let watermark = platform.watermark(&two);
+    assert!(watermark >= fourth.message_id);
+    let inbox = platform.store.inbox(carol, MessageId::ZERO, watermark, 100).await.unwrap();
+    let targets: Vec<_> = inbox.entries.iter().map(|entry| entry.pointer.target).collect();
+    assert!(targets.contains(&third.message_id) && targets.contains(&fourth.message_id));
+    assert!(!targets.contains(&first.message_id), "she was not there yet");
+    let checkpoint = platform.store.checkpoint(platform.partition()).await.unwrap();
+    assert_eq!(checkpoint.sequence, durable_to, "the store may lose it once more");
+    tokio::time::sleep(LAG * 2).await;
+    let checkpoint = platform.store.checkpoint(platform.partition()).await.unwrap();
+    assert!(checkpoint.sequence > durable_to, "but not for ever");
+}
