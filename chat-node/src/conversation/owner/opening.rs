@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use chat_broker::{Sequence, StoredRecord};
 use chat_protocol::limits::RECORD_BYTES_MAX;
-use chat_protocol::record::{Entry, Record, RecordKind};
+use chat_protocol::record::{Record, RecordKind};
 use chat_protocol::{NodeId, Partition};
 use chat_store::Checkpoint;
 use tokio::time::Instant;
 
-use super::super::rows::EntryRows;
 use super::Shared;
 use super::inheritance::{Heir, Inheritance};
 use super::replay::Replay;
-use super::writing::{ENTRIES_MAX, write};
+use super::writing::write;
 use crate::partition::Lease;
 use crate::partition::append::{Settled, settle};
 use crate::partition::ownership::{Ownership, Tip};
@@ -312,11 +311,14 @@ async fn page(
     after: Sequence,
     up_to: Sequence,
 ) -> anyhow::Result<Option<(Vec<StoredRecord>, Sequence)>> {
-    while after < up_to {
+    if after >= up_to {
+        return Ok(None);
+    }
+    loop {
         let mut page = shared.broker.read_log(partition, after, PAGE_BYTES).await?;
         if page.first().is_some_and(|stored| stored.sequence > up_to) {
             // Purged meanwhile: it has been in the store for long.
-            break;
+            return Ok(None);
         }
         page.retain(|stored| stored.sequence <= up_to);
         if let Some(last) = page.last().map(|stored| stored.sequence) {
@@ -325,7 +327,6 @@ async fn page(
         // A stale read: the last record is there, so there is more.
         tokio::time::sleep(PAUSE).await;
     }
-    Ok(None)
 }
 
 /// Writes everything in (`after`, `up_to`]. `row`: the checkpoint to write with a record.
@@ -338,24 +339,16 @@ async fn replay(
 ) -> anyhow::Result<()> {
     let mut replay = Replay::default();
     while let Some((page, last)) = page(shared, partition, after, up_to).await? {
-        let mut entries: Vec<(Arc<Entry>, EntryRows)> = Vec::new();
-        let mut entries_to = after;
         for stored in page {
             let record = Record::from_bytes(&stored.payload)?;
             if record.kind != RecordKind::Batch as i32 {
                 continue;
             }
-            // Records are written together, as they were at first. What is read from the store anew must be there, though.
-            let is_enough = entries.len() + record.entries.len() > ENTRIES_MAX;
-            if (is_enough || replay.is_full()) && !entries.is_empty() {
-                write(shared, partition, std::mem::take(&mut entries), row(entries_to)).await;
-            }
+            // Each by itself: an inbox row with the same first pointer as one that is there already is not written, so it
+            // must not hold more than that.
             let rows = replay.rows(&*shared.store, &record).await?;
-            entries.extend(record.entries.into_iter().map(Arc::new).zip(rows));
-            entries_to = stored.sequence;
-        }
-        if !entries.is_empty() {
-            write(shared, partition, entries, row(entries_to)).await;
+            let entries = record.entries.into_iter().map(Arc::new).zip(rows).collect();
+            write(shared, partition, entries, row(stored.sequence)).await;
         }
         after = last;
     }

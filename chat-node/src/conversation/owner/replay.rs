@@ -28,20 +28,14 @@ pub(crate) enum Error {
 }
 
 impl Replay {
-    /// The next record's conversations may be read from the store: it must hold everything before that record.
-    pub(crate) fn is_full(&self) -> bool {
-        self.states.len() >= STATES_MAX
-    }
-
-    /// The rows of a record. The store must hold everything before the first record, and before this one if there is no
-    /// room ([`Replay::is_full`]); it may hold this, and later things, already.
+    /// The rows of a record. The store must hold everything before it; it may hold it, and later things, already.
     pub(crate) async fn rows(
         &mut self,
         store: &dyn Store,
         record: &Record,
     ) -> Result<Vec<EntryRows>, Error> {
         // Not between the entries of one record: the store gets them together, and so lacks the first ones until then.
-        if self.is_full() {
+        if self.states.len() >= STATES_MAX {
             self.states.clear();
         }
         let mut all = Vec::with_capacity(record.entries.len());

@@ -27,7 +27,7 @@ use super::{Owner, Shared, wait};
 use crate::limits::UNWRITTEN_BYTES_MAX;
 
 /// Entries of one write.
-pub(super) const ENTRIES_MAX: usize = 1_000;
+const ENTRIES_MAX: usize = 1_000;
 
 /// Writes begin at the same times in all partitions, this far apart, so that they share a commit; and a group's inbox
 /// row costs about the same for one message as for fifty. Cursors rise later by as much; nobody else waits for it.
@@ -272,11 +272,11 @@ impl Writing {
 
     /// The checkpoint that is safe to write: trails by what the store may lose.
     fn trailing(&mut self, lag: Duration, elapsed: Duration) -> Sequence {
-        if lag.is_zero() {
-            return self.checkpoint;
-        }
         if self.is_replaying {
             return self.durable_to();
+        }
+        if lag.is_zero() {
+            return self.checkpoint;
         }
         if self.trail.back().is_none_or(|(_, last)| *last < self.checkpoint) {
             self.trail.push_back((elapsed, self.checkpoint));
@@ -316,7 +316,8 @@ impl Owner {
             let row = checkpoint.map(|sequence| self.checkpoint_row(sequence));
             self.writing.under_way =
                 Some(Box::pin(write_waiting(shared, partition, waiting, checkpoint, row, marks)));
-        } else if self.writing.spilled {
+        } else if self.writing.spilled && !self.locked().inherits() {
+            // Rows of what is only in the log follow from what the store says of everything before it.
             let after = self.writing.kept_to;
             let row = self.checkpoint_row(after);
             let row = Some(row).filter(|_| !self.trails());
