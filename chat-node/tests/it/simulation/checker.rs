@@ -28,6 +28,28 @@ pub(super) async fn log(broker: &dyn Broker, partitions: &[Partition]) -> Vec<En
     entries
 }
 
+/// The records of the logs, a line each, to find out what went wrong.
+pub(super) async fn dump(broker: &dyn Broker, partitions: &[Partition]) -> String {
+    let mut lines = vec![];
+    for partition in partitions {
+        let records =
+            broker.read_log(*partition, Sequence(0), usize::MAX).await.expect("a calm broker");
+        for stored in records {
+            let record = Record::from_bytes(&stored.payload).expect("own records");
+            let seq = |entry: &Entry| match &entry.change {
+                Some(Change::Message(sent)) => format!("{} seq {}", entry.id, sent.seq),
+                _ => entry.id.to_string(),
+            };
+            let entries: Vec<_> = record.entries.iter().map(seq).collect();
+            lines.push(format!(
+                "{partition} {:?} kind {} epoch {} start {} written {} {entries:?}",
+                stored.sequence, record.kind, record.epoch, record.start, record.is_written
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {

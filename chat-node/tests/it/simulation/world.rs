@@ -1,6 +1,6 @@
 //! The platform of one run, and what happens to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -106,8 +106,10 @@ impl World {
         self.settle(devices).await
     }
 
+    /// Each once: both conversations may be in the same.
     fn partitions(&self) -> Vec<Partition> {
-        self.members.keys().map(ConversationId::partition).collect()
+        let partitions: BTreeSet<_> = self.members.keys().map(ConversationId::partition).collect();
+        partitions.into_iter().collect()
     }
 
     async fn start_node(&mut self) {
@@ -322,6 +324,11 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-        checker::check(&entries, &self.promises, &devices, &self.members)
+        match checker::check(&entries, &self.promises, &devices, &self.members) {
+            Ok(()) => Ok(()),
+            Err(problem) => {
+                Err(format!("{problem}\n{}", checker::dump(&*self.broker, &partitions).await))
+            }
+        }
     }
 }
