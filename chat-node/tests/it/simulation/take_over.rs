@@ -92,7 +92,7 @@ impl Platform {
 
     fn watermark(&self, node: &Node) -> MessageId {
         let handle = node.owners.local(self.partition()).expect("it owns the partition");
-        handle.watermark(node.clock.now(), MessageId::ZERO).expect("it is open").0
+        handle.progress(node.clock.now(), MessageId::ZERO).expect("it is open").watermark
     }
 }
 
