@@ -186,16 +186,35 @@ impl Faults {
     }
 }
 
+/// Stands in for [`Store::apply`]: it may have the store take a part of the rows only, or never return.
+#[async_trait]
+pub trait Apply: Send + Sync {
+    /// Called in place of the store's own, with that store.
+    async fn apply(
+        &self,
+        store: &dyn Store,
+        partition: Partition,
+        writes: Vec<Write>,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<(), Error>;
+}
+
 /// A store with faults.
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
     faults: Faults,
+    apply: Option<Arc<dyn Apply>>,
 }
 
 impl FaultyStore {
     /// Wraps a store; nothing goes wrong until `faults` says so.
     pub fn new(inner: Arc<dyn Store>, faults: Faults) -> FaultyStore {
-        FaultyStore { inner, faults }
+        FaultyStore { inner, faults, apply: None }
+    }
+
+    /// The same, with something that stands in for `apply`.
+    pub fn with_apply(inner: Arc<dyn Store>, faults: Faults, apply: Arc<dyn Apply>) -> FaultyStore {
+        FaultyStore { inner, faults, apply: Some(apply) }
     }
 }
 
@@ -216,7 +235,12 @@ impl Store for FaultyStore {
             self.faults.state().faults += 1;
             return Err(Error::Refused("this content is not taken (injected fault)".into()));
         }
-        self.faults.keep(self.inner.apply(partition, writes, checkpoint)).await
+        match &self.apply {
+            Some(apply) => {
+                self.faults.keep(apply.apply(&*self.inner, partition, writes, checkpoint)).await
+            }
+            None => self.faults.keep(self.inner.apply(partition, writes, checkpoint)).await,
+        }
     }
 
     async fn epoch(&self) -> Result<u64, Error> {

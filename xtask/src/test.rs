@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::node::Node;
@@ -106,18 +106,8 @@ fn find_chromium() -> Option<String> {
 fn install_chromium() -> anyhow::Result<String> {
     let how = "the tests need Chromium; install it (Debian: apt-get install chromium), or set CHAT_TEST_CHROMIUM to its \
                path, or leave the browser out with --no-browser";
-    let is_root = output(&mut command("id", &["-u"])).is_ok_and(|id| id.trim() == "0");
-    if !is_root || !exists("apt-get") {
-        bail!(how);
-    }
-    let install = ["install", "-y", "--no-install-recommends", "chromium"];
-    let installed = succeed(&mut command("apt-get", &["update", "-q"])).and_then(|()| {
-        succeed(command("apt-get", &install).env("DEBIAN_FRONTEND", "noninteractive"))
-    });
-    match (installed, find_chromium()) {
-        (Ok(()), Some(program)) => Ok(program),
-        _ => bail!(how),
-    }
+    tools::install(&["chromium"], || find_chromium().is_some(), how)?;
+    find_chromium().context(how)
 }
 
 impl Browser {

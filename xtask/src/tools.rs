@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::run::{command, exists_as, output, root, say, succeed, target};
+use crate::run::{command, exists, exists_as, output, root, say, succeed, target};
 
 /// Builds what is missing or older than its sources.
 pub(crate) fn run() -> anyhow::Result<()> {
     nats_server()?;
     cassandra()?;
-    Ok(())
+    networks()
 }
 
 /// Builds `nats-server` from its Go module, unless that is done. Its version is in the module's `go.mod`.
@@ -60,16 +60,34 @@ fn install_java() -> anyhow::Result<()> {
     let how = "the tests' CQL server needs Java 17 and Maven; install them (Debian: apt-get install \
                openjdk-17-jre-headless maven) and run this again";
     let there = || exists_as("java", "-version") && exists_as("mvn", "--version");
+    install(&["openjdk-17-jre-headless", "maven"], there, how)
+}
+
+/// What makes networks of a test's own, installed where that is possible.
+fn networks() -> anyhow::Result<()> {
+    let how = "tests that cut servers off need ip, unshare and nsenter; install them (Debian: apt-get install iproute2 \
+               util-linux) and run this again";
+    let there = || exists_as("ip", "-V") && exists("unshare") && exists("nsenter");
+    install(&["iproute2", "util-linux"], there, how)
+}
+
+/// Installs packages of Debian unless what is needed is there; fails with `how` where that is not possible.
+pub(crate) fn install(
+    packages: &[&str],
+    there: impl Fn() -> bool,
+    how: &'static str,
+) -> anyhow::Result<()> {
     if there() {
         return Ok(());
     }
     let is_root = output(&mut command("id", &["-u"])).is_ok_and(|id| id.trim() == "0");
-    if !is_root || !exists_as("apt-get", "--version") {
+    if !is_root || !exists("apt-get") {
         bail!(how);
     }
-    let install = ["install", "-y", "--no-install-recommends", "openjdk-17-jre-headless", "maven"];
+    let install = ["install", "-y", "--no-install-recommends"];
     let installed = succeed(&mut command("apt-get", &["update", "-q"])).and_then(|()| {
-        succeed(command("apt-get", &install).env("DEBIAN_FRONTEND", "noninteractive"))
+        let mut install = command("apt-get", &install);
+        succeed(install.args(packages).env("DEBIAN_FRONTEND", "noninteractive"))
     });
     match installed {
         Ok(()) if there() => Ok(()),

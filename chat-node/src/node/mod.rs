@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
-use chat_broker::{Receiver, RequestError, Subject};
+use chat_broker::{Broker, Receiver, RequestError, Subject};
 use chat_protocol::id::PARTITIONS;
 use chat_protocol::{NodeId, Partition};
 use chat_store::Store;
@@ -77,12 +77,22 @@ struct Node {
 
 /// Runs a node until `stop` is called, and then ends it gracefully.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    Box::pin(run_on(config, stop, |broker, store| (broker, store))).await
+}
+
+/// The same on what `wrap` makes of the backends: a test puts faults between them and the node.
+pub async fn run_on(
+    config: Config,
+    stop: CancellationToken,
+    wrap: impl FnOnce(Arc<dyn Broker>, Arc<dyn Store>) -> (Arc<dyn Broker>, Arc<dyn Store>),
+) -> anyhow::Result<()> {
     let directory = ports::directory(&config)?;
     let keys = ports::keys(&config, directory.as_ref())?;
     let listener = listen(config.listen, "listen").await?;
     let admin_listener = listen(config.admin_listen, "admin_listen").await?;
     let clock = Clock::system();
-    let ports = Box::pin(ports::open(&config, directory, &clock)).await?;
+    let mut ports = Box::pin(ports::open(&config, directory, &clock)).await?;
+    (ports.broker, ports.store) = wrap(ports.broker.clone(), ports.store.clone());
     let epoch = ports::agree_on_epoch(&*ports.broker, &*ports.store).await?;
     let node = build(&config, &ports, clock.clone(), keys, epoch).await?;
     let draining = Arc::new(AtomicBool::new(false));

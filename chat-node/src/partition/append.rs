@@ -54,6 +54,7 @@ async fn read_what_landed(broker: &dyn Broker, partition: Partition, append: &Ap
     loop {
         if let Some(record) = first_after(broker, partition, append.expected).await {
             return if own(&record.payload, &append.payload) {
+                tracing::debug!(%partition, "the append in doubt is in the log");
                 Settled::Accepted(record.sequence)
             } else {
                 Settled::Deposed

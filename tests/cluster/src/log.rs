@@ -86,7 +86,7 @@ pub enum Entry {
     Memory {
         /// Which node.
         node: usize,
-        /// Resident bytes.
+        /// Most resident bytes since its start.
         bytes: u64,
     },
     /// The whole history of a conversation at the end, oldest first.

@@ -10,6 +10,8 @@ use servers::port::Port;
 use servers::process::Process;
 
 use crate::clock::Clock;
+use crate::platform::Program;
+use crate::step::{DEATH_FILE, Death, last_words};
 
 /// Two processors may be busy with other tests.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,27 +36,48 @@ pub struct ChatNode {
     admin: Port,
     process: Mutex<Process>,
     clock: Clock,
+    /// Where a mortal one is told when to die.
+    death: PathBuf,
 }
 
-/// The program: beside this one, or beside the directory of tests. `cargo test --workspace` builds both.
-fn program() -> PathBuf {
+/// The program: beside this one, or beside the directory of tests. `cargo test --workspace` builds all.
+fn path(program: Program) -> PathBuf {
     let own = std::env::current_exe().expect("a running program has a path");
-    let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join("chat-node"));
+    let name = program.name();
+    let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join(name));
     let found = places.find(|program| program.exists());
-    found.expect("there is no chat-node beside this program: run `cargo build -p chat-node`")
+    found.unwrap_or_else(|| {
+        panic!("there is no {name} beside this program: run `cargo build --workspace`")
+    })
 }
 
 impl ChatNode {
     /// Starts a node; does not wait.
-    pub fn start(name: &str, flags: &[String], clock: Clock, log: &Path) -> ChatNode {
+    pub fn start(
+        program: Program,
+        name: &str,
+        flags: &[String],
+        clock: Clock,
+        log: &Path,
+    ) -> ChatNode {
         let (client, admin) = (Port::reserve(), Port::reserve());
         let mut arguments: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         arguments.push(format!("--listen={}", client.address()));
         arguments.push(format!("--admin-listen={}", admin.address()));
         arguments.push(format!("--node-name={name}"));
         arguments.extend(flags.iter().cloned());
-        let process = Process::start(&program(), &arguments, &clock.environment(), log);
-        ChatNode { name: name.to_owned(), client, admin, process: Mutex::new(process), clock }
+        let death = log.with_extension("death");
+        let mut environment = clock.environment();
+        environment.push((DEATH_FILE.to_owned(), death.display().to_string()));
+        let process = Process::start(&path(program), &arguments, &environment, log);
+        ChatNode {
+            name: name.to_owned(),
+            client,
+            admin,
+            process: Mutex::new(process),
+            clock,
+            death,
+        }
     }
 
     fn process(&self) -> MutexGuard<'_, Process> {
@@ -69,6 +92,32 @@ impl ChatNode {
     /// Sets its wall clock ahead, or behind if negative.
     pub fn set_clock(&self, offset_ms: i64) {
         self.clock.set(offset_ms);
+    }
+
+    /// Tells a mortal node when to kill itself; `None`: not at all.
+    pub fn order_death(&self, death: Option<Death>) {
+        std::fs::remove_file(last_words(&self.death)).ok();
+        match death {
+            Some(death) => {
+                // At once as a whole: it may be read at any time.
+                let new = self.death.with_extension("new");
+                std::fs::write(&new, death.to_string()).expect("an order is written");
+                std::fs::rename(&new, &self.death).expect("an order is put in its place");
+            }
+            None => drop(std::fs::remove_file(&self.death)),
+        }
+    }
+
+    /// The death that a mortal node has died by itself, as it was told. Panics if it ended in another way.
+    pub fn death(&self) -> Option<Death> {
+        use std::os::unix::process::ExitStatusExt;
+        const SIGKILL: i32 = 9;
+        let status = self.process().ended()?;
+        let words = std::fs::read_to_string(last_words(&self.death)).ok();
+        let death = words.and_then(|words| words.parse().ok());
+        let is_killed = status.signal() == Some(SIGKILL);
+        assert!(is_killed && death.is_some(), "{} ended with {status}:\n{}", self.name, self.log());
+        death
     }
 
     /// SIGKILL.
@@ -149,20 +198,25 @@ impl ChatNode {
         }
     }
 
-    /// Resident memory, if it runs.
+    /// The most resident memory that it had at any time since its start, if it runs.
     pub fn memory_bytes(&self) -> Option<u64> {
         let mut process = self.process();
         if !process.is_running() {
             return None;
         }
         let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1_024)
+    }
+
+    /// Everything it wrote.
+    pub fn whole_log(&self) -> String {
+        self.process().log()
     }
 
     /// The end of what it wrote.
     pub fn log(&self) -> String {
-        let log = self.process().log();
+        let log = self.whole_log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }

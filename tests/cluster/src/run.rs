@@ -1,14 +1,14 @@
 //! One run: a platform, people who chat, faults, and the check at the end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chat_client::api::From;
 use chat_client::{Api, Client, Config, Credentials, Event, State};
-use chat_protocol::ConversationId;
 use chat_protocol::api::{LogIn, NewConversation, SignUp, Tokens};
+use chat_protocol::{ClientMessageId, ConversationId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinHandle;
@@ -20,7 +20,7 @@ use crate::balancer::Balancer;
 use crate::check;
 use crate::device::{Device, seen};
 use crate::log::{Entry, Log, Seen};
-use crate::platform::{Platform, PlatformOptions};
+use crate::platform::{Platform, PlatformOptions, Surroundings};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -88,9 +88,15 @@ fn seed() -> u64 {
 impl Run {
     /// Starts the processes, lets everyone sign up and connect, and begins to send.
     pub async fn start(scenario: &str, options: RunOptions) -> Run {
+        Run::start_in(scenario, options, Surroundings::default()).await
+    }
+
+    /// The same, in other surroundings.
+    pub async fn start_in(scenario: &str, options: RunOptions, surroundings: Surroundings) -> Run {
         let seed = seed();
         println!("{scenario}: CHAT_TEST_SEED={seed}");
-        let starting = tokio::task::spawn_blocking(move || Platform::start(options.platform));
+        let starting =
+            tokio::task::spawn_blocking(move || Platform::start_in(options.platform, surroundings));
         let platform = Arc::new(starting.await.expect("the platform starts"));
         let addresses = platform.nodes.iter().map(|node| node.address()).collect();
         let balancer = Balancer::start(addresses).await;
@@ -253,6 +259,22 @@ impl Run {
         self.log.read(ahead::furthest_ahead)
     }
 
+    /// Waits until in every conversation a message that was sent after this call is acknowledged. Panics if that takes
+    /// longer than `patience`.
+    pub async fn until_each_goes_on(&self, patience: Duration) {
+        let before = self.log.read(<[Entry]>::len);
+        let deadline = Instant::now() + patience;
+        loop {
+            let stands = self.log.read(|entries| stand(entries, before));
+            if stands.is_empty() {
+                return;
+            }
+            let path = self.log.finish().display();
+            assert!(Instant::now() < deadline, "nothing is acknowledged in {stands:?}; see {path}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn look_at_memory(&self) {
         for (node, process) in self.platform.nodes.iter().enumerate() {
             if let Some(bytes) = process.memory_bytes() {
@@ -325,6 +347,26 @@ impl Run {
         pages.sort_by_key(|seen| seen.id);
         pages
     }
+}
+
+/// The conversations in which nothing of what was sent after the first `before` entries is acknowledged.
+fn stand(entries: &[Entry], before: usize) -> Vec<ConversationId> {
+    let mut sent: HashMap<ClientMessageId, ConversationId> = HashMap::new();
+    let mut go_on = HashSet::new();
+    for entry in &entries[before..] {
+        match entry {
+            Entry::Sent { message, conversation, .. } => {
+                sent.insert(*message, *conversation);
+            }
+            Entry::Acknowledged { message, .. } => go_on.extend(sent.get(message).copied()),
+            _ => {}
+        }
+    }
+    let conversations = entries.iter().filter_map(|entry| match entry {
+        Entry::Conversation { conversation, .. } => Some(*conversation),
+        _ => None,
+    });
+    conversations.filter(|conversation| !go_on.contains(conversation)).collect()
 }
 
 /// Members of a group send in turns that chance decides.

@@ -4,6 +4,7 @@
 
 pub mod cassandra;
 pub mod nats;
+pub mod network;
 pub mod port;
 pub mod process;
 pub mod tools;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::network::{Network, Place};
 use crate::port::Port;
 use crate::process::Process;
 use crate::tools;
@@ -64,6 +65,7 @@ pub struct Nats {
 
 #[derive(Debug)]
 struct Member {
+    host: String,
     client: Port,
     monitor: Port,
     cluster: Port,
@@ -82,6 +84,11 @@ impl Nats {
         Nats::start(CLUSTER_MEMBERS, options)
     }
 
+    /// Three servers, each at a place of its own. The network must outlive them.
+    pub fn cluster_in(options: &NatsOptions, network: &Network) -> NatsCluster {
+        Nats::start_at(network.places(), options)
+    }
+
     /// One server with default options that tests of a process share: it ends when the last of them drops it.
     pub fn shared() -> Arc<NatsServer> {
         static SHARED: Mutex<Weak<Nats>> = Mutex::new(Weak::new());
@@ -94,26 +101,32 @@ impl Nats {
     }
 
     fn start(count: usize, options: &NatsOptions) -> Nats {
+        Nats::start_at(&vec![Place::here(); count], options)
+    }
+
+    fn start_at(places: &[Place], options: &NatsOptions) -> Nats {
         let program = tools::path("nats-server");
         let directory = tempfile::tempdir().expect("a directory for the servers");
         if options.tls {
             write_certificates(directory.path());
         }
-        let member = |_| Member {
+        let member = |place: &Place| Member {
+            host: place.host.clone(),
             client: Port::reserve(),
             monitor: Port::reserve(),
             cluster: Port::reserve(),
             process: Mutex::new(None),
         };
-        let members: Vec<Member> = (0..count).map(member).collect();
+        let members: Vec<Member> = places.iter().map(member).collect();
         let nats = Nats { members, tls: options.tls, directory };
-        for (index, member) in nats.members.iter().enumerate() {
-            let place = nats.directory.path().join(index.to_string());
-            std::fs::create_dir(&place).expect("a directory for a server");
-            let configuration = place.join("nats.conf");
+        for (index, (member, place)) in nats.members.iter().zip(places).enumerate() {
+            let directory = nats.directory.path().join(index.to_string());
+            std::fs::create_dir(&directory).expect("a directory for a server");
+            let configuration = directory.join("nats.conf");
             std::fs::write(&configuration, nats.configuration(index, options)).expect("written");
             let arguments = ["-c".to_owned(), configuration.display().to_string()];
-            let process = Process::start(&program, &arguments, &[], &place.join("log"));
+            let (program, arguments) = place.command(&program, &arguments);
+            let process = Process::start(&program, &arguments, &[], &directory.join("log"));
             *member.process() = Some(process);
         }
         nats.wait_until_healthy();
@@ -126,8 +139,8 @@ impl Nats {
         let mut text = format!(
             "server_name: member-{index}\nlisten: \"{}\"\nhttp: \"{}\"\nmax_payload: {}\n\
              jetstream {{ store_dir: \"{}\", sync_interval: {}, max_file_store: {} }}\n",
-            member.client.address(),
-            member.monitor.address(),
+            member.address(&member.client),
+            member.address(&member.monitor),
             options.max_payload_bytes,
             directory.join(index.to_string()).display(),
             options.sync_interval,
@@ -137,9 +150,9 @@ impl Nats {
             let routes: Vec<String> = self
                 .members
                 .iter()
-                .map(|member| format!("\"nats://{}\"", member.cluster.address()))
+                .map(|member| format!("\"nats://{}\"", member.address(&member.cluster)))
                 .collect();
-            let (listen, routes) = (member.cluster.address(), routes.join(", "));
+            let (listen, routes) = (member.address(&member.cluster), routes.join(", "));
             append(
                 &mut text,
                 &format!("cluster {{ name: test, listen: \"{listen}\", routes: [{routes}] }}"),
@@ -181,7 +194,12 @@ impl Nats {
     /// Where clients connect to one server.
     pub fn url_of(&self, index: usize) -> String {
         let scheme = if self.tls { "tls" } else { "nats" };
-        format!("{scheme}://{}", self.members[index].client.address())
+        format!("{scheme}://{}", self.addresses()[index])
+    }
+
+    /// Where clients connect: `host:port` of every server.
+    pub fn addresses(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.address(&member.client)).collect()
     }
 
     /// The file with the certificate that vouches for the servers, with `tls`.
@@ -238,7 +256,8 @@ impl Nats {
                 continue;
             }
             process.wait_until("the server is healthy", PATIENCE, || {
-                get(&member.monitor, "/healthz").is_some_and(|answer| answer.contains("\"ok\""))
+                get(&member.address(&member.monitor), "/healthz")
+                    .is_some_and(|answer| answer.contains("\"ok\""))
             });
         }
     }
@@ -254,7 +273,8 @@ impl Nats {
     /// The streams and consumers, as the first server that answers tells of them (`/jsz` with details).
     pub fn streams(&self) -> Vec<Value> {
         let path = "/jsz?streams=true&consumers=true&config=true";
-        let answer = self.members.iter().find_map(|member| get(&member.monitor, path));
+        let answer =
+            self.members.iter().find_map(|member| get(&member.address(&member.monitor), path));
         let answer: Value = answer
             .and_then(|answer| serde_json::from_str(&answer).ok())
             .expect("a server answers /jsz");
@@ -278,7 +298,9 @@ impl Nats {
     }
 
     fn figure(&self, index: usize, name: &str) -> u64 {
-        let answer = get(&self.members[index].monitor, "/varz").expect("the server answers /varz");
+        let member = &self.members[index];
+        let answer = get(&member.address(&member.monitor), "/varz");
+        let answer = answer.expect("the server answers /varz");
         let answer: Value = serde_json::from_str(&answer).expect("/varz is JSON");
         answer[name].as_u64().expect("/varz tells the figure")
     }
@@ -290,6 +312,10 @@ impl Nats {
 }
 
 impl Member {
+    fn address(&self, port: &Port) -> String {
+        format!("{}:{}", self.host, port.number())
+    }
+
     fn process(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -300,8 +326,8 @@ fn append(text: &mut String, line: &str) {
 }
 
 /// The body of an HTTP answer, if there is one in time.
-fn get(port: &Port, path: &str) -> Option<String> {
-    let address: SocketAddr = port.address().parse().ok()?;
+fn get(address: &str, path: &str) -> Option<String> {
+    let address: SocketAddr = address.parse().ok()?;
     let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT).ok()?;
     stream.set_read_timeout(Some(HTTP_TIMEOUT)).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;

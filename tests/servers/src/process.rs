@@ -82,14 +82,20 @@ impl Process {
         self.signal("TERM");
         let started = Instant::now();
         loop {
-            let running = self.running.as_mut().expect("it runs");
-            if let Some(status) = running.child.try_wait().expect("the child can be waited for") {
-                self.kill();
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(started.elapsed() < patience, "not ended in {patience:?}:\n{}", self.tail());
             std::thread::sleep(POLL);
         }
+    }
+
+    /// How it ended, if it has ended by itself and this was not asked before. Panics if it does not run.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let running = self.running.as_mut().expect("it runs");
+        let status = running.child.try_wait().expect("the child can be waited for")?;
+        self.kill();
+        Some(status)
     }
 
     /// SIGSTOP: it hangs, its connections stay open.

@@ -21,7 +21,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("chat-store", &["axum", "chat-broker", "chat-node", "chat-client"]),
     // rusqlite is there for the benchmark alone, behind a feature.
     ("chat-client", &["axum", "chat-broker", "chat-store", "chat-node"]),
-    ("chat-node", &["rusqlite"]),
+    // What kills nodes, and what starts servers, is for tests.
+    ("chat-node", &["rusqlite", "cluster", "servers"]),
 ];
 
 /// The node's modules from top to bottom. A module uses those of lower layers, and itself.
@@ -127,5 +128,7 @@ mod tests {
         let manifest = "[package]\n\n[dependencies]\ntokio.workspace = true\n\n[dev-dependencies]\naxum.workspace = true\n";
         assert_eq!(findings("chat-protocol/Cargo.toml", manifest).len(), 1);
         assert!(findings("chat-broker/Cargo.toml", manifest).is_empty());
+        let manifest = "[package]\n\n[dependencies]\ncluster.workspace = true\n";
+        assert_eq!(findings("chat-node/Cargo.toml", manifest).len(), 1);
     }
 }

@@ -8,5 +8,8 @@
 
 mod clocks;
 mod judge;
+mod links;
 mod long;
+mod networks;
 mod nodes;
+mod steps;
