@@ -96,9 +96,9 @@ impl ChatNode {
 
     /// Tells a mortal node when to kill itself; `None`: not at all.
     pub fn order_death(&self, death: Option<Death>) {
-        std::fs::remove_file(last_words(&self.death)).ok();
         match death {
             Some(death) => {
+                std::fs::remove_file(last_words(&self.death)).ok();
                 // At once as a whole: it may be read at any time.
                 let new = self.death.with_extension("new");
                 std::fs::write(&new, death.to_string()).expect("an order is written");

@@ -11,6 +11,9 @@ use rand::seq::{IndexedRandom, SliceRandom};
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
+/// A node that has just read an order has carried it out after this time.
+const LAST_ORDER: Duration = Duration::from_secs(1);
+
 /// Each of three nodes owns about a third of the partitions; one that has joined gets them one after the other.
 const OWNED_MIN: f64 = PARTITIONS as f64 / 6.0;
 
@@ -39,23 +42,30 @@ fn wait_until_spread(platform: &Platform) {
     }
 }
 
-/// Waits until one of the nodes has died as it was told. Returns the dead; the others are told to live.
+/// Waits until one of the nodes has died as it was told. Then the others are told to live; one may have died meanwhile.
+/// Returns the dead.
 fn wait_for_death(platform: &Platform, told: &[usize], death: Death) -> Vec<usize> {
     let began = std::time::Instant::now();
-    let has_died = |node: &&usize| {
-        let died = platform.nodes[**node].death();
-        assert!(died.is_none_or(|died| died.step == death.step), "{died:?} instead of {death}");
-        died.is_some()
-    };
-    loop {
-        let dead: Vec<usize> = told.iter().filter(has_died).copied().collect();
-        if !dead.is_empty() {
-            told.iter().for_each(|node| platform.nodes[*node].order_death(None));
-            return dead;
+    let mut dead: Vec<usize> = Vec::new();
+    let look = |dead: &mut Vec<usize>| {
+        for node in told {
+            if !dead.contains(node)
+                && let Some(died) = platform.nodes[*node].death()
+            {
+                assert_eq!(died, death, "node {node} died another death");
+                dead.push(*node);
+            }
         }
+    };
+    while dead.is_empty() {
         assert!(began.elapsed() < PATIENCE, "no node has died: {death}");
         std::thread::sleep(POLL);
+        look(&mut dead);
     }
+    told.iter().for_each(|node| platform.nodes[*node].order_death(None));
+    std::thread::sleep(LAST_ORDER);
+    look(&mut dead);
+    dead
 }
 
 /// An owner dies at this step, another one takes over, and the dead one comes back.

@@ -1,5 +1,8 @@
 //! `mortal-node`: the chat node, with something between it and its backends that kills the process, without a destructor or
 //! a flush, at the step of an owner that a file names. `chat-node` itself has nothing of this.
+//!
+//! A program of its own, because a feature of `chat-node` that tests switch on would be on in every build of the whole
+//! workspace; and at the ports, because everything that others see of an owner goes through them.
 
 mod broker;
 mod death;
