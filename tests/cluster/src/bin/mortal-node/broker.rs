@@ -168,9 +168,14 @@ impl Bus for MortalBus {
         self.inner.publish(subjects, payload);
     }
 
-    async fn serve(&self, subject: Subject, responder: Arc<dyn Responder>) -> Result<(), Error> {
+    async fn serve(
+        &self,
+        subject: Subject,
+        rank: u64,
+        responder: Arc<dyn Responder>,
+    ) -> Result<(), Error> {
         let responder = Arc::new(MortalResponder { inner: responder, deaths: self.deaths.clone() });
-        self.inner.serve(subject, responder).await
+        self.inner.serve(subject, rank, responder).await
     }
 
     async fn stop_serving(&self, subject: Subject, patience: Duration) -> Result<(), Error> {
