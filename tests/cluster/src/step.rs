@@ -67,11 +67,11 @@ steps! {
     RowsWritten = "rows-written" from Load;
     /// The opening record is on its way to the log, or just there.
     OpeningSent = "opening-sent" from TakeOver;
-    /// The opening record is accepted; nothing is replayed.
+    /// The opening record is accepted; nothing before it is known.
     OpeningAccepted = "opening-accepted" from TakeOver;
-    /// The new owner has read what it has to replay.
+    /// The new owner has read what was committed before.
     ReplayRead = "replay-read" from TakeOver;
-    /// The new owner has written half of the rows of a record.
+    /// The new owner has written half of the rows of an inherited record.
     ReplayHalfWritten = "replay-half-written" from TakeOver;
     /// The closing record is on its way to the log, or just there.
     ClosingSent = "closing-sent" from HandOver;

@@ -45,15 +45,13 @@ impl MortalBroker {
 }
 
 /// The steps before an append, while it is under way, and after it.
-fn steps(payload: &[u8]) -> (RecordKind, [Option<Step>; 3]) {
-    let record = Record::from_bytes(payload).expect("this program has just written it");
-    let steps = match record.kind() {
+fn steps(kind: RecordKind) -> [Option<Step>; 3] {
+    match kind {
         RecordKind::Batch => [Step::Decided, Step::AppendSent, Step::AppendAccepted].map(Some),
         RecordKind::Opening => [None, Some(Step::OpeningSent), Some(Step::OpeningAccepted)],
         RecordKind::Closing => [None, Some(Step::ClosingSent), Some(Step::ClosingAccepted)],
         RecordKind::Tick | RecordKind::Unknown => [None; 3],
-    };
-    (record.kind(), steps)
+    }
 }
 
 #[async_trait]
@@ -64,12 +62,13 @@ impl Broker for MortalBroker {
         expected: Sequence,
         payload: Bytes,
     ) -> Result<Sequence, AppendError> {
-        let (kind, [before, sent, after]) = steps(&payload);
+        let record = Record::from_bytes(&payload).expect("this program has just written it");
+        let [before, sent, after] = steps(record.kind());
         if let Some(before) = before {
             self.deaths.pass(before);
         }
-        if kind != RecordKind::Opening {
-            self.writes.served(partition);
+        if let Some(first) = record.entries.first() {
+            self.writes.committed(partition, first.message_id());
         }
         let mut append = pin!(self.inner.append(partition, expected, payload));
         if sent.is_some_and(|sent| self.deaths.passes(sent)) {
@@ -82,7 +81,7 @@ impl Broker for MortalBroker {
         if let Some(after) = after {
             self.deaths.pass(after);
         }
-        if kind == RecordKind::Opening {
+        if record.kind() == RecordKind::Opening {
             self.writes.opened(partition);
         }
         Ok(accepted)
@@ -99,7 +98,7 @@ impl Broker for MortalBroker {
         bytes_max: usize,
     ) -> Result<Vec<StoredRecord>, Error> {
         let page = self.inner.read_log(partition, after, bytes_max).await?;
-        if self.writes.is_replaying(partition) {
+        if self.writes.is_opening(partition) {
             self.deaths.pass(Step::ReplayRead);
         }
         Ok(page)

@@ -1,10 +1,10 @@
 //! Deaths between the rows of a write.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use chat_protocol::Partition;
+use chat_protocol::{MessageId, Partition};
 use chat_store::faulty::Apply;
 use chat_store::{Checkpoint, Error, InboxRow, Store, Write};
 use cluster::step::Step;
@@ -12,43 +12,53 @@ use cluster::step::Step;
 use crate::death::Deaths;
 use std::time::Duration;
 
-/// Writes rows; knows which partitions are being opened.
+/// Writes rows; knows which of them owners before have committed.
 pub(crate) struct MortalWrites {
     deaths: Arc<Deaths>,
-    opening: Mutex<HashSet<Partition>>,
+    /// The lowest id that this process has committed since it opened a partition; none: nothing yet.
+    first_ids: Mutex<HashMap<Partition, Option<MessageId>>>,
 }
 
 impl MortalWrites {
-    /// No partition is being opened.
+    /// Nothing was opened.
     pub(crate) fn new(deaths: Arc<Deaths>) -> MortalWrites {
-        MortalWrites { deaths, opening: Mutex::default() }
+        MortalWrites { deaths, first_ids: Mutex::default() }
     }
 
-    /// The opening record is accepted: what is read and written from now on is a replay.
+    /// The opening record is accepted.
     pub(crate) fn opened(&self, partition: Partition) {
-        self.opening().insert(partition);
+        self.first_ids().insert(partition, None);
     }
 
-    /// The owner writes records of its own.
-    pub(crate) fn served(&self, partition: Partition) {
-        self.opening().remove(&partition);
+    /// The owner commits an entry of its own.
+    pub(crate) fn committed(&self, partition: Partition, id: MessageId) {
+        if let Some(first) = self.first_ids().get_mut(&partition) {
+            first.get_or_insert(id);
+        }
     }
 
-    /// Whether the log behind the checkpoint is being written again.
-    pub(crate) fn is_replaying(&self, partition: Partition) -> bool {
-        self.opening().contains(&partition)
+    /// Whether the partition's owner has committed nothing yet: what it reads is what was committed before.
+    pub(crate) fn is_opening(&self, partition: Partition) -> bool {
+        matches!(self.first_ids().get(&partition), Some(None))
     }
 
-    fn opening(&self) -> MutexGuard<'_, HashSet<Partition>> {
-        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether an owner before has committed this.
+    fn is_inherited(&self, partition: Partition, id: MessageId) -> bool {
+        let first = self.first_ids().get(&partition).copied();
+        first.is_some_and(|first| first.is_none_or(|first| id < first))
+    }
+
+    fn first_ids(&self) -> MutexGuard<'_, HashMap<Partition, Option<MessageId>>> {
+        self.first_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which of the rows the store gets before the process dies; `None`: it lives on.
     fn last_rows(&self, partition: Partition, writes: &[Write]) -> Option<Vec<Write>> {
-        if !writes.iter().any(|write| matches!(write, Write::Message(_))) {
-            return None;
-        }
-        if self.is_replaying(partition) {
+        let mut ids = writes.iter().filter_map(|write| match write {
+            Write::Message(row) => Some(row.message_id),
+            _ => None,
+        });
+        if self.is_inherited(partition, ids.next()?) {
             let half = writes[..writes.len().div_ceil(2)].to_vec();
             return self.deaths.passes(Step::ReplayHalfWritten).then_some(half);
         }
