@@ -19,6 +19,7 @@ pub mod ahead;
 pub mod balancer;
 pub mod check;
 pub mod clock;
+pub mod crowd;
 pub mod device;
 pub mod link;
 pub mod log;
@@ -27,5 +28,6 @@ pub mod platform;
 pub mod run;
 pub mod step;
 
+pub use crowd::{Crowd, CrowdOptions};
 pub use platform::{Platform, PlatformOptions, Program, Surroundings};
 pub use run::{Run, RunOptions};

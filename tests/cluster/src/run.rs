@@ -1,36 +1,20 @@
 //! One run: a platform, people who chat, faults, and the check at the end.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chat_client::api::From;
-use chat_client::{Api, Client, Config, Credentials, Event, State};
-use chat_protocol::api::{LogIn, NewConversation, SignUp, Tokens};
-use chat_protocol::{ClientMessageId, ConversationId};
+use chat_client::Api;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
-use uuid::Uuid;
+use tokio::time::sleep;
 
-use crate::ahead;
 use crate::balancer::Balancer;
-use crate::check;
-use crate::device::{Device, seen};
-use crate::log::{Entry, Log, Seen};
+use crate::crowd::{Crowd, CrowdOptions, seed};
+use crate::log::Entry;
 use crate::platform::{Platform, PlatformOptions, Surroundings};
-
-const PASSWORD: &str = "correct horse battery";
-
-/// Longest wait for all that is under way to arrive after the last fault.
-const SETTLE_MAX: Duration = Duration::from_secs(180);
 
 /// A node that has more has a leak: these platforms are small.
 const MEMORY_BYTES_MAX: u64 = 600 << 20;
-
-const PAGE_ROWS: usize = 100;
 
 /// How large a run is.
 #[derive(Clone, Copy, Debug)]
@@ -65,24 +49,8 @@ pub struct Run {
     pub platform: Arc<Platform>,
     /// Choices of faults.
     pub random: StdRng,
-    log: Log,
-    seed: u64,
-    api: Api,
-    /// A token of a member of each conversation.
-    readers: Vec<(ConversationId, Tokens)>,
-    devices: Arc<Vec<Device>>,
-    is_over: Arc<AtomicBool>,
-    load: Vec<JoinHandle<()>>,
+    crowd: Crowd,
     _balancer: Balancer,
-}
-
-fn handle(number: usize) -> String {
-    format!("person_{number}")
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("CHAT_TEST_SEED").ok();
-    given.map_or_else(rand::random, |text| text.parse().expect("CHAT_TEST_SEED is a number"))
 }
 
 impl Run {
@@ -101,98 +69,15 @@ impl Run {
         let addresses = platform.nodes.iter().map(|node| node.address()).collect();
         let balancer = Balancer::start(addresses).await;
         let api = Api::new(&balancer.url()).expect("an address");
-        let mut run = Run {
-            platform,
-            random: StdRng::seed_from_u64(seed),
-            log: Log::create(scenario, seed),
-            seed,
-            api,
-            readers: Vec::new(),
-            devices: Arc::default(),
-            is_over: Arc::default(),
-            load: Vec::new(),
-            _balancer: balancer,
-        };
-        run.people(options).await;
-        run
-    }
-
-    async fn people(&mut self, options: RunOptions) {
-        let mut people: Vec<Vec<Tokens>> = Vec::new();
-        for number in 0..options.users {
-            people.push(self.sign_up(number, options.devices).await);
-        }
-        let number_of = |user: usize, device: usize| user * options.devices + device;
-        let mut devices = Vec::new();
-        for tokens in people.iter().flatten() {
-            let number = devices.len();
-            devices.push(Device::start(number, self.api.clone(), tokens.clone(), self.log.clone()));
-        }
-        self.devices = Arc::new(devices);
-        self.until_connected(self.devices.len()).await;
-        for group in 0..options.groups {
-            let members: Vec<usize> = (group..options.users).step_by(options.groups).collect();
-            let body = NewConversation::Group {
-                request_id: Uuid::from_u128(group as u128),
-                name: format!("Group {group}"),
-                members: members[1..].iter().map(|user| people[*user][0].user_id).collect(),
-            };
-            let creator = &people[members[0]][0];
-            let made = self.api.create(&creator.access_token, &body).await.expect("a group");
-            let conversation = made.conversation_id;
-            let all =
-                members.iter().flat_map(|user| (0..options.devices).map(|d| number_of(*user, d)));
-            let devices: Vec<usize> = all.collect();
-            self.log.add(Entry::Conversation { conversation, devices: devices.clone() });
-            self.readers.push((conversation, creator.clone()));
-            let random = StdRng::seed_from_u64(self.seed ^ (group as u64 + 1));
-            self.load.push(tokio::spawn(chat(
-                self.devices.clone(),
-                devices,
-                conversation,
-                random,
-                options.pause_ms,
-                self.is_over.clone(),
-            )));
-        }
-    }
-
-    /// A new device gets what happens from its first connection on: only then may there be anything to get.
-    async fn until_connected(&self, devices: usize) {
-        let deadline = Instant::now() + SETTLE_MAX;
-        let connected = |entries: &[Entry]| {
-            let devices = entries.iter().filter_map(|entry| match entry {
-                Entry::Connected { device } => Some(*device),
-                _ => None,
-            });
-            devices.collect::<HashSet<usize>>().len()
-        };
-        while self.log.read(connected) < devices {
-            assert!(Instant::now() < deadline, "not all devices connect");
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn sign_up(&self, number: usize, devices: usize) -> Vec<Tokens> {
-        let handle = handle(number);
-        let account = SignUp {
-            handle: handle.clone(),
-            password: PASSWORD.to_owned(),
-            name: None,
-            device_name: None,
-        };
-        let mut tokens = vec![self.api.sign_up(&account).await.expect("an account")];
-        for _ in 1..devices {
-            let body =
-                LogIn { handle: handle.clone(), password: PASSWORD.to_owned(), device_name: None };
-            tokens.push(self.api.log_in(&body).await.expect("a login"));
-        }
-        tokens
+        let RunOptions { users, devices, groups, pause_ms, .. } = options;
+        let people = CrowdOptions { users, devices, groups, pause_ms };
+        let crowd = Crowd::start(scenario, seed, api, people).await;
+        Run { platform, random: StdRng::seed_from_u64(seed), crowd, _balancer: balancer }
     }
 
     /// Takes a fault down, and does it. It may block.
     pub async fn fault(&self, what: &str, work: impl FnOnce(&Platform) + Send + 'static) {
-        self.log.add(Entry::Fault { fault: what.to_owned() });
+        self.crowd.note(Entry::Fault { fault: what.to_owned() });
         let platform = self.platform.clone();
         tokio::task::spawn_blocking(move || work(&platform)).await.expect("the fault is made");
         self.look_at_memory();
@@ -204,188 +89,53 @@ impl Run {
         self.look_at_memory();
     }
 
-    /// How many messages were acknowledged, and how often a device got one.
-    pub fn progress(&self) -> (usize, usize) {
-        self.log.read(|entries| {
-            let count = |what: fn(&Entry) -> bool| entries.iter().filter(|e| what(e)).count();
-            (
-                count(|entry| matches!(entry, Entry::Acknowledged { .. })),
-                count(|entry| matches!(entry, Entry::Received { .. })),
-            )
-        })
-    }
-
-    /// Waits until so many more messages are acknowledged. Panics if that takes longer than `patience`.
-    pub async fn until_more(&self, messages: usize, patience: Duration) {
-        let (before, _) = self.progress();
-        let deadline = Instant::now() + patience;
-        while self.progress().0 < before + messages {
-            let path = self.log.finish().display();
-            let now = self.progress().0 - before;
-            assert!(Instant::now() < deadline, "{now} of {messages} acknowledged; see {path}");
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Connects one more device, and waits until it has everything from before. Panics if that takes longer than `patience`.
-    pub async fn until_caught_up(&self, patience: Duration) {
-        let body = LogIn { handle: handle(0), password: PASSWORD.to_owned(), device_name: None };
-        let caught_up = async {
-            let tokens = loop {
-                match self.api.log_in(&body).await {
-                    Ok(tokens) => break tokens,
-                    Err(error) => println!("no login yet: {error}"),
-                }
-                sleep(Duration::from_millis(200)).await;
-            };
-            let credentials = Credentials::new(self.api.clone(), tokens);
-            let config = Config::new(self.api.websocket_url());
-            let (client, mut events) = Client::start(config, credentials, State::default());
-            while let Some(event) = events.recv().await {
-                if matches!(event, Event::Cursor { catching_up: false, .. }) {
-                    client.close().await;
-                    return;
-                }
-                assert!(!matches!(event, Event::Ended(_)), "the session of a new device ended");
-            }
-        };
-        let path = self.log.finish().display().to_string();
-        let caught_up = tokio::time::timeout(patience, caught_up).await;
-        caught_up.unwrap_or_else(|_| panic!("a new device does not catch up; see {path}"));
-    }
-
-    /// How far the ids that were acknowledged are ahead of the right time at most.
-    pub fn furthest_ahead(&self) -> Duration {
-        self.log.read(ahead::furthest_ahead)
-    }
-
-    /// Waits until in every conversation a message that was sent after this call is acknowledged. Panics if that takes
-    /// longer than `patience`.
-    pub async fn until_each_goes_on(&self, patience: Duration) {
-        let before = self.log.read(<[Entry]>::len);
-        let deadline = Instant::now() + patience;
-        loop {
-            let stands = self.log.read(|entries| stand(entries, before));
-            if stands.is_empty() {
-                return;
-            }
-            let path = self.log.finish().display();
-            assert!(Instant::now() < deadline, "nothing is acknowledged in {stands:?}; see {path}");
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
     fn look_at_memory(&self) {
         for (node, process) in self.platform.nodes.iter().enumerate() {
             if let Some(bytes) = process.memory_bytes() {
-                self.log.add(Entry::Memory { node, bytes });
+                self.crowd.note(Entry::Memory { node, bytes });
                 assert!(bytes < MEMORY_BYTES_MAX, "node {node} has {bytes} bytes");
             }
         }
     }
 
+    /// How many messages were acknowledged, and how often a device got one.
+    pub fn progress(&self) -> (usize, usize) {
+        self.crowd.progress()
+    }
+
+    /// Waits until so many more messages are acknowledged. Panics if that takes longer than `patience`.
+    pub async fn until_more(&self, messages: usize, patience: Duration) {
+        self.crowd.until_more(messages, patience).await;
+    }
+
+    /// Connects one more device, and waits until it has everything from before. Panics if that takes longer than `patience`.
+    pub async fn until_caught_up(&self, patience: Duration) {
+        self.crowd.until_caught_up(patience).await;
+    }
+
+    /// How far the ids that were acknowledged are ahead of the right time at most.
+    pub fn furthest_ahead(&self) -> Duration {
+        self.crowd.furthest_ahead()
+    }
+
+    /// Waits until in every conversation a message that was sent after this call is acknowledged. Panics if that takes
+    /// longer than `patience`.
+    pub async fn until_each_goes_on(&self, patience: Duration) {
+        self.crowd.until_each_goes_on(patience).await;
+    }
+
     /// Ends the load, waits until everything has arrived, and checks all of it.
-    pub async fn finish(mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        for load in self.load.drain(..) {
-            load.await.expect("the load ends well");
-        }
-        let deadline = Instant::now() + SETTLE_MAX;
-        let settled =
-            || self.log.read(|entries| check::is_answered(entries) && check::is_delivered(entries));
-        while !settled() && Instant::now() < deadline {
-            sleep(Duration::from_millis(200)).await;
-        }
+    pub async fn finish(self) {
         self.look_at_memory();
-        for (conversation, reader) in self.readers.clone() {
-            let messages = self.history(conversation, reader).await;
-            self.log.add(Entry::History { conversation, messages });
-        }
-        let (acknowledged, received) = self.progress();
-        println!("{acknowledged} messages acknowledged, {received} receptions");
-        let wrong = self.log.read(check::check);
-        let path = self.log.finish().display().to_string();
-        if !wrong.is_empty() {
+        let outcome = self.crowd.finish().await;
+        if !outcome.wrong.is_empty() {
             let logs: Vec<String> = self.platform.nodes.iter().map(|node| node.log()).collect();
-            panic!("{}\nthe run: {path}\n{}", wrong.join("\n"), logs.join("\n---\n"));
+            let (wrong, logs) = (outcome.wrong.join("\n"), logs.join("\n---\n"));
+            panic!("{wrong}\nthe run: {}\n{logs}", outcome.path);
         }
-        assert!(acknowledged > 0, "nothing was sent");
+        assert!(outcome.acknowledged > 0, "nothing was sent");
         let complaints: Vec<String> =
             self.platform.nodes.iter().flat_map(|node| node.complaints()).collect();
         assert!(complaints.is_empty(), "the nodes complained:\n{}", complaints.join("\n"));
-    }
-
-    async fn history(&self, conversation: ConversationId, mut reader: Tokens) -> Vec<Seen> {
-        let mut pages = Vec::new();
-        let mut from = From::Newest;
-        let deadline = Instant::now() + SETTLE_MAX;
-        loop {
-            let page = self.api.history(&reader.access_token, conversation, from, PAGE_ROWS).await;
-            let page = match page {
-                Ok(page) if !page.tail_missing || Instant::now() >= deadline => page,
-                Ok(_) => {
-                    sleep(Duration::from_millis(500)).await;
-                    continue;
-                }
-                Err(error) if Instant::now() < deadline => {
-                    println!("the history cannot be read yet: {error}");
-                    if error.code() == Some(chat_protocol::Code::TokenExpired) {
-                        reader = self.api.refresh(&reader.refresh_token).await.expect("tokens");
-                    }
-                    sleep(Duration::from_millis(500)).await;
-                    continue;
-                }
-                Err(error) => panic!("the history of {conversation} cannot be read: {error}"),
-            };
-            let oldest = page.messages.iter().map(|message| message.message_id).min();
-            pages.extend(page.messages.iter().filter_map(seen));
-            match oldest {
-                Some(oldest) if page.more => from = From::Before(oldest),
-                _ => break,
-            }
-        }
-        pages.sort_by_key(|seen| seen.id);
-        pages
-    }
-}
-
-/// The conversations in which nothing of what was sent after the first `before` entries is acknowledged.
-fn stand(entries: &[Entry], before: usize) -> Vec<ConversationId> {
-    let mut sent: HashMap<ClientMessageId, ConversationId> = HashMap::new();
-    let mut go_on = HashSet::new();
-    for entry in &entries[before..] {
-        match entry {
-            Entry::Sent { message, conversation, .. } => {
-                sent.insert(*message, *conversation);
-            }
-            Entry::Acknowledged { message, .. } => go_on.extend(sent.get(message).copied()),
-            _ => {}
-        }
-    }
-    let conversations = entries.iter().filter_map(|entry| match entry {
-        Entry::Conversation { conversation, .. } => Some(*conversation),
-        _ => None,
-    });
-    conversations.filter(|conversation| !go_on.contains(conversation)).collect()
-}
-
-/// Members of a group send in turns that chance decides.
-async fn chat(
-    all: Arc<Vec<Device>>,
-    members: Vec<usize>,
-    conversation: ConversationId,
-    mut random: StdRng,
-    pause_ms: u64,
-    is_over: Arc<AtomicBool>,
-) {
-    let mut number = 0;
-    while !is_over.load(Ordering::Relaxed) {
-        let device = members[random.random_range(0..members.len())];
-        number += 1;
-        if all[device].send(conversation, &format!("message {number}")).await.is_err() {
-            // The check tells of a client that has given up.
-            return;
-        }
-        sleep(Duration::from_millis(random.random_range(1..=2 * pause_ms.max(1)))).await;
     }
 }
