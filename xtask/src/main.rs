@@ -1,8 +1,10 @@
-//! Automation of this repository: `cargo xtask test | tools | ci | tidy | codegen | bench`.
+//! Automation of this repository: `cargo xtask test | tools | images | kind | ci | tidy | codegen | bench`.
 
 mod bench;
 mod ci;
 mod codegen;
+mod images;
+mod kind;
 mod node;
 mod run;
 mod test;
@@ -26,6 +28,11 @@ enum Task {
     Test(test::Options),
     /// Build the servers that tests run against
     Tools,
+    /// Build the images of the programs, with the Docker engine of this machine
+    Images(images::Options),
+    /// A Kubernetes cluster on this machine, to look at and to try things on
+    #[command(subcommand)]
+    Kind(kind::Action),
     /// Everything that must pass before a change is merged
     Ci,
     /// Check what compilers do not: directions of calls, sizes, licences, left-overs
@@ -44,6 +51,8 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Test(options) => test::run(&options),
         Task::Tools => tools::run(),
+        Task::Images(options) => images::run(&options),
+        Task::Kind(action) => kind::run(&action),
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
         Task::Bench(options) => bench::run(options),

@@ -28,6 +28,12 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// A script of the test clusters; its progress goes to standard error.
+pub(crate) fn script(name: &str, arguments: &[&str]) -> Command {
+    let path = root().join("tests/kind/offline").join(name);
+    command(&path.display().to_string(), arguments)
+}
+
 /// The cargo that started this program.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), arguments)

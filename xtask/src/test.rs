@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::kind;
 use crate::node::Node;
 use crate::run::{cargo, command, exists, output, root, say, succeed, target};
 use crate::tools::{self, is_older};
@@ -21,6 +22,12 @@ pub(crate) struct Options {
     /// Also the tests that take minutes
     #[arg(long)]
     pub(crate) long: bool,
+    /// Only the tests on a Kubernetes cluster: makes one with kind, and removes it
+    #[arg(long, conflicts_with_all = ["no_browser", "only_node", "long"])]
+    pub(crate) kind: bool,
+    /// With --kind: only the tests whose names contain this
+    #[arg(requires = "kind")]
+    pub(crate) name: Option<String>,
 }
 
 /// Programs that cannot be set up from here, and how a person gets them on Debian.
@@ -36,6 +43,10 @@ const BROWSER_PROGRAMS: &[(&str, &str)] = &[
 
 /// Runs the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if options.kind {
+        require(PROGRAMS)?;
+        return kind::test(options.name.as_deref());
+    }
     let browser = if options.no_browser { None } else { Some(set_up_browser()?) };
     require(PROGRAMS)?;
     if !options.only_node {

@@ -1,0 +1,116 @@
+//! `cargo xtask kind`: Kubernetes clusters in containers of this machine, for people and for the tests of `tests/kind`.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use crate::images;
+use crate::run::{cargo, command, output, root, say, script, succeed};
+
+/// A cluster of the tests has the id of the process that made it in its name.
+const TEST_PREFIX: &str = "chat-test-";
+
+/// What to do with a cluster.
+#[derive(Subcommand)]
+pub(crate) enum Action {
+    /// Make a cluster from nothing, with all images on it; one that is there gets the newest images
+    Up {
+        /// Its name
+        #[arg(default_value = "chat")]
+        name: String,
+    },
+    /// Copy the newest images to a cluster
+    Load {
+        /// Its name
+        #[arg(default_value = "chat")]
+        name: String,
+    },
+    /// Remove a cluster; images stay
+    Down {
+        /// Its name
+        #[arg(default_value = "chat")]
+        name: String,
+    },
+}
+
+/// Does it.
+pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
+    match action {
+        Action::Up { name } => {
+            let kubeconfig = up(name)?;
+            load(name)?;
+            say_next(name, &kubeconfig);
+            Ok(())
+        }
+        Action::Load { name } => load(name),
+        Action::Down { name } => down(name),
+    }
+}
+
+/// Runs the tests of `tests/kind` on a cluster of their own.
+pub(crate) fn test(name: Option<&str>) -> anyhow::Result<()> {
+    let cluster = format!("{TEST_PREFIX}{}", std::process::id());
+    // Built first, so that no cluster waits for a compiler; of the whole workspace, as the other tests are.
+    let tests = ["test", "--workspace", "--test", "on_kind", "--locked"];
+    succeed(cargo(&tests).arg("--no-run"))?;
+    remove_leftovers()?;
+    let tested = up(&cluster).and_then(|kubeconfig| {
+        load(&cluster)?;
+        let mut run = cargo(&tests);
+        run.env("KUBECONFIG", kubeconfig);
+        // Tests share the cluster's nodes, and this machine's processors.
+        run.args(["--", "--ignored", "--test-threads=1", "--nocapture"]).args(name);
+        succeed(&mut run)
+    });
+    let removed = down(&cluster);
+    tested.and(removed)
+}
+
+/// Returns the path of the cluster's kubeconfig.
+fn up(name: &str) -> anyhow::Result<String> {
+    let config = root().join("tests/kind/cluster.yaml");
+    let up = output(script("up", &[name, "--config"]).arg(config))?;
+    Ok(up.trim().to_owned())
+}
+
+fn down(name: &str) -> anyhow::Result<()> {
+    succeed(&mut script("down", &[name]))
+}
+
+/// Builds the images of the servers and of this repository's programs, and copies all to the cluster.
+fn load(name: &str) -> anyhow::Result<()> {
+    let servers = output(&mut script("images", &[]))?;
+    let mut images: Vec<String> = servers.lines().map(str::to_owned).collect();
+    images.extend(images::build(&images::Options::default())?);
+    succeed(script("load", &[name]).args(images))
+}
+
+/// Clusters of test runs that were killed.
+fn remove_leftovers() -> anyhow::Result<()> {
+    succeed(&mut script("engine", &[]))?;
+    let list = ["ps", "--all", "--format", r#"{{.Label "io.x-k8s.kind.cluster"}}"#];
+    let mut clusters: Vec<String> =
+        output(&mut command("docker", &list))?.lines().map(str::to_owned).collect();
+    clusters.sort();
+    clusters.dedup();
+    for cluster in clusters {
+        let Some(process) = cluster.strip_prefix(TEST_PREFIX) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            down(&cluster)?;
+        }
+    }
+    Ok(())
+}
+
+fn say_next(name: &str, kubeconfig: &str) {
+    let programs = Path::new(kubeconfig).ancestors().nth(2).map(|cache| cache.join("bin"));
+    let programs = programs.unwrap_or_default();
+    say(&format!(
+        "The cluster {name} is ready. Next:\n\
+         \n  export KUBECONFIG={kubeconfig} PATH={}:$PATH\
+         \n  kubectl get nodes\
+         \n  cargo xtask kind load {name}     # after a change of the code\
+         \n  cargo xtask kind down {name}",
+        programs.display()
+    ));
+}
