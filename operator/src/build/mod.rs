@@ -1,0 +1,79 @@
+//! The objects that a ChatCluster is made of, as pure functions of the resource and of facts.
+
+mod chat;
+mod configuration;
+mod nats;
+mod object;
+mod pod;
+mod policy;
+mod revision;
+mod scylla;
+mod secret;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::ChatCluster;
+use kube::ResourceExt;
+
+pub use configuration::configuration;
+pub use object::{Concern, Intent, digest};
+pub use revision::{Revision, wanted_revision};
+pub use secret::{SecretPlan, Wanted, generate, secrets};
+
+/// What building has to know beside the resource.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Digests of the contents of the Secrets that the chat nodes use, by name.
+    pub secrets: BTreeMap<String, String>,
+    /// Racks that have a StatefulSet.
+    pub racks: BTreeSet<String>,
+    /// Racks all of whose members are ready.
+    pub racks_ready: BTreeSet<String>,
+    /// Revisions that have a ReplicaSet.
+    pub revisions: BTreeSet<Revision>,
+    /// Namespace of the operator, whose pods ask the nodes' admin ports.
+    pub operator_namespace: String,
+}
+
+/// Which revisions there are to be, by the rollout's plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fleet {
+    /// Revision that the active Service selects.
+    pub active: Option<Revision>,
+    /// Revision that the preview Service selects.
+    pub preview: Option<Revision>,
+    /// The revision that the resource asks for. It is the only one whose template may be written.
+    pub wanted: Revision,
+    /// How many pods of each revision.
+    pub replicas: BTreeMap<Revision, i32>,
+}
+
+/// NATS, the database, and what the chat nodes share.
+pub fn foundation(cluster: &ChatCluster, facts: &Facts) -> Vec<Intent> {
+    let mut intents = vec![pod::service_account(cluster)];
+    intents.extend(nats::intents(cluster));
+    intents.extend(scylla::intents(cluster, facts));
+    intents.extend(policy::network_policies(cluster, facts));
+    intents.extend(policy::autoscaler(cluster));
+    intents
+}
+
+/// The chat nodes' revisions and Services.
+pub fn fleet(cluster: &ChatCluster, facts: &Facts, fleet: &Fleet) -> Vec<Intent> {
+    chat::intents(cluster, facts, fleet)
+}
+
+/// Name and namespace of a resource.
+pub fn place(cluster: &ChatCluster) -> (String, String) {
+    (cluster.name_any(), cluster.namespace().unwrap_or_default())
+}
+
+/// How many NATS servers are managed, and how many members of the database.
+pub fn sizes(cluster: &ChatCluster) -> (Option<i32>, Option<i32>) {
+    let nats = cluster.spec.nats.managed.as_ref().map(|managed| managed.replicas);
+    let scylla = cluster.spec.scylla.managed.as_ref();
+    (nats, scylla.map(|managed| managed.racks.iter().map(|rack| rack.members).sum()))
+}
+
+#[cfg(test)]
+mod tests;

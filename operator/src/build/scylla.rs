@@ -1,0 +1,265 @@
+//! The database: a StatefulSet for each rack, a Service for each member, and what differs between engines.
+
+use std::collections::BTreeMap;
+
+use crds::{ChatCluster, Engine, ManagedScylla, Rack};
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, ContainerPort, ExecAction, Lifecycle, LifecycleHandler,
+    PodSecurityContext, PodSpec, PodTemplateSpec, SecurityContext, Service, ServiceSpec,
+    VolumeMount,
+};
+use kube::api::ObjectMeta;
+
+use super::nats::retention;
+use super::object::{Intent, digest, entry, metadata};
+use super::{Facts, place, pod};
+use crate::names::{self, Component};
+
+/// A member has to write what is in memory before it ends.
+const GRACE_SECONDS: i64 = 120;
+const CQL_PORT: i32 = 9042;
+
+/// What differs between databases that take the same arguments.
+trait Database {
+    /// Ports beside CQL.
+    fn ports(&self) -> Vec<ContainerPort>;
+    /// Command that makes a member write everything and take no more, before it is stopped.
+    fn drain(&self) -> Vec<String>;
+    /// Arguments of its own.
+    fn arguments(&self, managed: &ManagedScylla) -> Vec<String>;
+    /// What its processes may do.
+    fn security(&self) -> (Option<PodSecurityContext>, SecurityContext);
+}
+
+struct ScyllaDb;
+struct Cassandra;
+
+impl Database for ScyllaDb {
+    fn ports(&self) -> Vec<ContainerPort> {
+        let ports = [("shard-aware", 19042), ("internode", 7000), ("metrics", 9180)];
+        ports.map(|(name, port)| pod::container_port(name, port)).into()
+    }
+
+    fn drain(&self) -> Vec<String> {
+        ["nodetool", "drain"].map(str::to_owned).into()
+    }
+
+    fn arguments(&self, managed: &ManagedScylla) -> Vec<String> {
+        let mut arguments = vec![
+            "--prometheus-address=0.0.0.0".to_owned(),
+            format!("--developer-mode={}", i32::from(managed.developer_mode)),
+        ];
+        let limits = &managed.resources.limits;
+        let whole = limits.get("cpu").and_then(|cpu| cpu.parse::<u32>().ok());
+        arguments.push(format!("--smp={}", whole.unwrap_or(1).max(1)));
+        // Without processors of its own it must not spin on them.
+        let guaranteed = !limits.is_empty() && managed.resources.requests == *limits;
+        arguments.push(format!("--overprovisioned={}", i32::from(!guaranteed)));
+        if managed.developer_mode {
+            arguments.push("--memory=512M".to_owned());
+        }
+        arguments
+    }
+
+    /// The image's own start script runs as root and writes below `/etc` and `/var`.
+    fn security(&self) -> (Option<PodSecurityContext>, SecurityContext) {
+        let context = SecurityContext {
+            allow_privilege_escalation: Some(false),
+            run_as_non_root: Some(false),
+            run_as_user: Some(0),
+            ..SecurityContext::default()
+        };
+        (Some(PodSecurityContext::default()), context)
+    }
+}
+
+impl Database for Cassandra {
+    fn ports(&self) -> Vec<ContainerPort> {
+        vec![pod::container_port("internode", 7000)]
+    }
+
+    fn drain(&self) -> Vec<String> {
+        ["nodetool", "drain"].map(str::to_owned).into()
+    }
+
+    fn arguments(&self, _: &ManagedScylla) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn security(&self) -> (Option<PodSecurityContext>, SecurityContext) {
+        (None, pod::confined())
+    }
+}
+
+fn database(engine: Engine) -> &'static dyn Database {
+    match engine {
+        Engine::ScyllaDb => &ScyllaDb,
+        Engine::Cassandra => &Cassandra,
+    }
+}
+
+pub(super) fn intents(cluster: &ChatCluster, facts: &Facts) -> Vec<Intent> {
+    let Some(managed) = &cluster.spec.scylla.managed else { return Vec::new() };
+    let (own, _) = place(cluster);
+    let selector = names::selector(&own, Component::Scylla);
+    let mut intents = vec![
+        service(cluster, names::scylla(&own), selector.clone(), false),
+        pod::disruption_budget(cluster, names::scylla(&own), Component::Scylla, &selector, 1),
+    ];
+    for (index, rack) in managed.racks.iter().enumerate() {
+        // Members join one at a time: a rack starts when those before it are complete.
+        let before = &managed.racks[..index];
+        let may_start = before.iter().all(|rack| facts.racks_ready.contains(&rack.name));
+        if facts.racks.contains(&rack.name) || may_start {
+            intents.extend(rack_intents(cluster, managed, rack));
+        }
+    }
+    intents
+}
+
+fn rack_intents(cluster: &ChatCluster, managed: &ManagedScylla, rack: &Rack) -> Vec<Intent> {
+    let (own, _) = place(cluster);
+    let name = names::rack(&own, &rack.name);
+    let properties = format!("dc={}\nrack={}\n", managed.datacenter, rack.name);
+    let mut intents = vec![
+        Intent::new(&ConfigMap {
+            metadata: metadata(cluster, name.clone(), Component::Scylla),
+            data: Some(entry("cassandra-rackdc.properties", properties)),
+            ..ConfigMap::default()
+        }),
+        service(cluster, name.clone(), rack_selector(&own, rack), true),
+        stateful_set(cluster, managed, rack),
+    ];
+    intents.extend((0..rack.members).map(|ordinal| {
+        let member = format!("{name}-{ordinal}");
+        let selector = entry("statefulset.kubernetes.io/pod-name", member.as_str());
+        service(cluster, member, selector, true)
+    }));
+    intents
+}
+
+fn rack_selector(own: &str, rack: &Rack) -> BTreeMap<String, String> {
+    let mut labels = names::selector(own, Component::Scylla);
+    labels.insert(names::RACK.to_owned(), rack.name.clone());
+    labels
+}
+
+/// A Service of all members, of a rack, or of one member. The latter two are for members, which have to find each other
+/// before they are ready.
+fn service(
+    cluster: &ChatCluster,
+    name: String,
+    selector: BTreeMap<String, String>,
+    internal: bool,
+) -> Intent {
+    Intent::new(&Service {
+        metadata: metadata(cluster, name, Component::Scylla),
+        spec: Some(ServiceSpec {
+            cluster_ip: internal.then(|| "None".to_owned()),
+            publish_not_ready_addresses: internal.then_some(true),
+            selector: Some(selector),
+            ports: Some(vec![pod::service_port("cql", CQL_PORT)]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    })
+}
+
+/// The member that all ask first. It must be the same one for all: two that choose each other never meet the rest.
+fn seed(cluster: &ChatCluster, managed: &ManagedScylla) -> String {
+    let (own, namespace) = place(cluster);
+    let first = managed.racks.first().map_or("", |rack| rack.name.as_str());
+    format!("{}-0.{namespace}.svc", names::rack(&own, first))
+}
+
+fn stateful_set(cluster: &ChatCluster, managed: &ManagedScylla, rack: &Rack) -> Intent {
+    let (own, _) = place(cluster);
+    let name = names::rack(&own, &rack.name);
+    let selector = rack_selector(&own, rack);
+    let mut labels = pod::pod_labels(cluster, Component::Scylla);
+    labels.insert(names::RACK.to_owned(), rack.name.clone());
+    let container = container(cluster, managed);
+    let inputs = digest(&(
+        &managed.image,
+        &managed.resources,
+        &managed.storage,
+        managed.developer_mode,
+        rack,
+        cluster.spec.deletion_policy,
+    ));
+    let mut spec = pod::pod_spec(cluster, vec![container]);
+    if let (Some(security), _) = database(managed.engine).security() {
+        spec.security_context = Some(security);
+    }
+    Intent::new(&StatefulSet {
+        metadata: metadata(cluster, name.clone(), Component::Scylla),
+        spec: Some(StatefulSetSpec {
+            service_name: Some(name.clone()),
+            replicas: Some(rack.members),
+            min_ready_seconds: Some(5),
+            selector: pod::labelled(&selector),
+            persistent_volume_claim_retention_policy: Some(retention(cluster)),
+            volume_claim_templates: Some(vec![pod::claim(&managed.storage)]),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+                spec: Some(PodSpec {
+                    volumes: Some(vec![pod::config_volume("rackdc", &name)]),
+                    topology_spread_constraints: Some(pod::spread(&selector)),
+                    termination_grace_period_seconds: Some(GRACE_SECONDS),
+                    node_selector: Some(rack.node_selector.clone())
+                        .filter(|labels| !labels.is_empty()),
+                    ..spec
+                }),
+            },
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    })
+    .made_from(&inputs)
+}
+
+fn container(cluster: &ChatCluster, managed: &ManagedScylla) -> Container {
+    let engine = database(managed.engine);
+    let mut arguments = vec![
+        format!("--seeds={}", seed(cluster, managed)),
+        format!("--cluster-name={}", place(cluster).0),
+        "--endpoint-snitch=GossipingPropertyFileSnitch".to_owned(),
+        "--listen-address=$(POD_IP)".to_owned(),
+        "--rpc-address=0.0.0.0".to_owned(),
+        "--broadcast-address=$(POD_IP)".to_owned(),
+        "--broadcast-rpc-address=$(POD_IP)".to_owned(),
+    ];
+    arguments.extend(engine.arguments(managed));
+    let mut ports = vec![pod::container_port("cql", CQL_PORT)];
+    ports.extend(engine.ports());
+    Container {
+        name: "scylla".to_owned(),
+        image: Some(managed.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(arguments),
+        env: Some(vec![pod::own_field("POD_IP", "status.podIP")]),
+        ports: Some(ports),
+        // It listens for CQL once it has joined the ring, which takes long when there is much to stream.
+        startup_probe: Some(pod::tcp_probe("cql", 5, 720)),
+        readiness_probe: Some(pod::tcp_probe("cql", 5, 2)),
+        liveness_probe: Some(pod::tcp_probe("cql", 10, 12)),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                exec: Some(ExecAction { command: Some(engine.drain()) }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
+        resources: Some(pod::resources(&managed.resources)),
+        security_context: Some(engine.security().1),
+        volume_mounts: Some(vec![
+            pod::mount("data", "/var/lib/scylla"),
+            VolumeMount {
+                sub_path: Some("cassandra-rackdc.properties".to_owned()),
+                ..pod::mount("rackdc", "/etc/scylla/cassandra-rackdc.properties")
+            },
+        ]),
+        ..Container::default()
+    }
+}

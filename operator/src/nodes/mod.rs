@@ -1,0 +1,37 @@
+//! What the operator says to chat nodes and hears from them, on their admin port.
+
+mod http;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use crate::rollout::{Action, View};
+
+pub use http::HttpNodes;
+
+/// A pod that can be asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+}
+
+/// The nodes of a platform. Everything may be said twice, and an answer may be missing.
+#[async_trait]
+pub trait Nodes: Send + Sync {
+    /// Asks each node how it is. A node that does not answer in time is [`View::Unknown`].
+    async fn ask(&self, peers: &[Peer], token: &str) -> BTreeMap<String, View>;
+
+    /// Says what to do. `epoch` is the operator's: nodes refuse a lower one than they have heard. The error says which
+    /// nodes did not take it; they are told again in the next pass.
+    async fn tell(
+        &self,
+        peers: &[Peer],
+        token: &str,
+        epoch: i64,
+        actions: &[Action],
+    ) -> Result<(), String>;
+}

@@ -1,0 +1,294 @@
+//! Reads what there is. Every pass reads from the API server itself: a cache may show a part of the truth, and what is
+//! decided here can delete.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::ChatCluster;
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, ApiResource, ListParams};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+
+use crate::build::{self, Facts, Revision, SecretPlan, digest};
+use crate::error::{Error, doing};
+use crate::limits;
+use crate::names::{self, Component};
+use crate::nodes::Peer;
+use crate::rollout::{self, Order, View, World};
+
+/// What one pass found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Objects of the ChatCluster, by kind and name.
+    pub objects: BTreeMap<(String, String), Value>,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    /// The Secrets that it uses, by name.
+    pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+}
+
+/// Kinds of objects that a ChatCluster owns. Those of the second list go when they are not wanted any more.
+fn kinds() -> (Vec<ApiResource>, Vec<ApiResource>) {
+    let keep =
+        vec![ApiResource::erase::<StatefulSet>(&()), ApiResource::erase::<ServiceAccount>(&())];
+    let prune = vec![
+        ApiResource::erase::<ReplicaSet>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
+        ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+    ];
+    (keep, prune)
+}
+
+/// Kinds whose objects are deleted when nothing asks for them.
+pub fn prunable() -> Vec<ApiResource> {
+    kinds().1
+}
+
+/// Reads everything that belongs to a ChatCluster.
+pub async fn find(client: &Client, cluster: &ChatCluster) -> Result<Found, Error> {
+    let (own, namespace) = build::place(cluster);
+    let selected = ListParams::default().labels(&format!("{}={own}", names::CLUSTER));
+    let mut found = Found::default();
+    let (keep, prune) = kinds();
+    for resource in keep.iter().chain(&prune) {
+        let api: Api<kube::api::DynamicObject> =
+            Api::namespaced_with(client.clone(), &namespace, resource);
+        let list = api.list(&selected).await.map_err(doing(format!("list {}", resource.plural)))?;
+        if list.items.len() > limits::OBJECTS_PER_LIST as usize {
+            tracing::error!(kind = resource.kind, count = list.items.len(), "too many objects");
+        }
+        for object in list.items {
+            let name = object.name_any();
+            let value = serde_json::to_value(&object).unwrap_or_default();
+            found.objects.insert((resource.kind.clone(), name), value);
+        }
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    found.pods = pods.list(&selected).await.map_err(doing("list pods"))?.items;
+    found.secrets = secrets(client, &namespace, &build::secrets(cluster)).await?;
+    Ok(found)
+}
+
+/// The Secrets of a plan that exist.
+pub async fn secrets(
+    client: &Client,
+    namespace: &str,
+    plan: &SecretPlan,
+) -> Result<BTreeMap<String, BTreeMap<String, Vec<u8>>>, Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut found = BTreeMap::new();
+    for wanted in plan.all() {
+        let secret = api.get_opt(&wanted.name).await;
+        if let Some(secret) = secret.map_err(doing(format!("read Secret {}", wanted.name)))? {
+            let data = secret.data.unwrap_or_default();
+            let data = data.into_iter().map(|(key, ByteString(bytes))| (key, bytes)).collect();
+            found.insert(wanted.name.clone(), data);
+        }
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// An object by kind and name.
+    pub fn object(&self, kind: &str, name: &str) -> Option<&Value> {
+        self.objects.get(&(kind.to_owned(), name.to_owned()))
+    }
+
+    fn typed<K: serde::de::DeserializeOwned>(&self, kind: &str, name: &str) -> Option<K> {
+        serde_json::from_value(self.object(kind, name)?.clone()).ok()
+    }
+
+    /// What building has to know.
+    pub fn facts(&self, cluster: &ChatCluster, operator_namespace: &str) -> Facts {
+        let (own, _) = build::place(cluster);
+        let racks = cluster.spec.scylla.managed.iter().flat_map(|managed| &managed.racks);
+        let mut facts = Facts {
+            secrets: self.digests(),
+            operator_namespace: operator_namespace.to_owned(),
+            revisions: self.revisions(cluster),
+            ..Facts::default()
+        };
+        for rack in racks {
+            let set: Option<StatefulSet> =
+                self.typed("StatefulSet", &names::rack(&own, &rack.name));
+            let Some(set) = set else { continue };
+            facts.racks.insert(rack.name.clone());
+            if ready(&set) >= rack.members {
+                facts.racks_ready.insert(rack.name.clone());
+            }
+        }
+        facts
+    }
+
+    /// Digests of the Secrets' contents.
+    pub fn digests(&self) -> BTreeMap<String, String> {
+        self.secrets.iter().map(|(name, data)| (name.clone(), digest(data))).collect()
+    }
+
+    /// Revisions that have a ReplicaSet which is not on its way out.
+    fn revisions(&self, cluster: &ChatCluster) -> BTreeSet<Revision> {
+        let (own, _) = build::place(cluster);
+        let sets = self.objects.iter().filter(|((kind, _), value)| {
+            kind == "ReplicaSet" && value["metadata"]["deletionTimestamp"].is_null()
+        });
+        sets.filter_map(|((_, name), value)| {
+            let revision = value["metadata"]["labels"][names::REVISION].as_str()?;
+            (*name == names::revision(&own, revision)).then(|| Revision::new(revision))
+        })
+        .collect()
+    }
+
+    /// Ready members of the managed servers: of NATS, and of the database.
+    pub fn ready(&self, cluster: &ChatCluster) -> (Part, Part) {
+        let (own, _) = build::place(cluster);
+        let (nats, scylla) = build::sizes(cluster);
+        let racks = cluster.spec.scylla.managed.iter().flat_map(|managed| &managed.racks);
+        let racks: Vec<String> = racks.map(|rack| names::rack(&own, &rack.name)).collect();
+        (self.part(nats, &[names::nats(&own)]), self.part(scylla, &racks))
+    }
+
+    fn part(&self, wanted: Option<i32>, sets: &[String]) -> Part {
+        let mut part = Part { wanted, ready: 0, restarting: false };
+        for name in sets {
+            let Some(set) = self.typed::<StatefulSet>("StatefulSet", name) else { continue };
+            part.ready += ready(&set);
+            part.restarting |= is_restarting(&set);
+        }
+        part
+    }
+
+    /// The token of the nodes' admin ports.
+    pub fn admin_token(&self, cluster: &ChatCluster) -> String {
+        let name = build::secrets(cluster).admin_token.name;
+        let bytes = self.secrets.get(&name).and_then(|data| data.get("token"));
+        bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Chat nodes that can be asked, those first that are ready.
+    pub fn peers(&self) -> Vec<Peer> {
+        let mut pods: Vec<&Pod> = self.chat_pods().filter(|pod| is_running(pod)).collect();
+        pods.sort_by_key(|pod| !is_ready(pod));
+        let peers = pods.into_iter().filter_map(|pod| {
+            let address = pod.status.as_ref()?.pod_ip.clone()?;
+            Some(Peer { name: pod.name_any(), address })
+        });
+        peers.collect()
+    }
+
+    fn chat_pods(&self) -> impl Iterator<Item = &Pod> {
+        let chat = Component::Chat.as_str();
+        self.pods
+            .iter()
+            .filter(move |pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(chat))
+    }
+
+    /// What the planner sees, given the nodes' answers.
+    pub fn world(
+        &self,
+        cluster: &ChatCluster,
+        views: &BTreeMap<String, View>,
+        obstacles: Vec<String>,
+        now: Timestamp,
+    ) -> World {
+        let (own, _) = build::place(cluster);
+        let mut revisions: BTreeMap<Revision, rollout::Observed> = BTreeMap::new();
+        for revision in self.revisions(cluster) {
+            let name = names::revision(&own, revision.as_str());
+            let replicas = self.object("ReplicaSet", &name).map_or(0, |set| {
+                i32::try_from(set["spec"]["replicas"].as_i64().unwrap_or(0)).unwrap_or(0)
+            });
+            revisions.entry(revision).or_default().replicas = replicas;
+        }
+        for pod in self.chat_pods().filter(|pod| !has_ended(pod)) {
+            let Some(revision) = pod.labels().get(names::REVISION) else { continue };
+            let name = pod.name_any();
+            let view = views.get(&name).cloned().unwrap_or(View::Unknown);
+            let seen = revisions.entry(Revision::new(revision.as_str())).or_default();
+            seen.pods.push(rollout::Pod {
+                ready: is_ready(pod),
+                running: is_running(pod),
+                ending: pod.metadata.deletion_timestamp.is_some(),
+                name,
+                view,
+            });
+        }
+        let service = self.object("Service", &names::active_service(&own));
+        let selected =
+            service.and_then(|service| service["spec"]["selector"][names::REVISION].as_str());
+        World {
+            now,
+            wanted: build::wanted_revision(cluster, &self.digests()),
+            replicas: cluster.spec.chat.replicas,
+            revisions,
+            selected: selected.map(Revision::new),
+            obstacles,
+            order: Order::find(cluster.annotations()),
+        }
+    }
+}
+
+/// Servers of one kind.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Part {
+    /// How many there should be, if they are managed.
+    pub wanted: Option<i32>,
+    /// How many are ready.
+    pub ready: i32,
+    /// Whether they are being restarted one by one.
+    pub restarting: bool,
+}
+
+impl Part {
+    /// Whether chat nodes can be moved about on it.
+    pub fn is_whole(self) -> bool {
+        self.wanted.is_none_or(|wanted| self.ready >= wanted) && !self.restarting
+    }
+
+    /// Such as `2/3`.
+    pub fn shown(self) -> Option<String> {
+        self.wanted.map(|wanted| format!("{}/{wanted}", self.ready))
+    }
+}
+
+fn ready(set: &StatefulSet) -> i32 {
+    set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0)
+}
+
+fn is_restarting(set: &StatefulSet) -> bool {
+    let Some(status) = &set.status else { return false };
+    let stale = status.observed_generation < set.metadata.generation;
+    let differs =
+        status.update_revision.is_some() && status.update_revision != status.current_revision;
+    let behind = status.updated_replicas.unwrap_or(0) < status.replicas;
+    stale || (differs && behind)
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.filter(|condition| condition.type_ == "Ready").any(|c| c.status == "True")
+}
+
+/// Whether its process runs, or may run: a machine that does not answer says nothing about it.
+fn is_running(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let started = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
+    status.phase.as_deref() == Some("Running") && started
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
