@@ -1,0 +1,56 @@
+{{- define "chat-operator.labels" -}}
+app.kubernetes.io/name: chat-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "chat-operator.selector" -}}
+app.kubernetes.io/name: chat-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* What the operator may do with ChatClusters and what they own; the same in both modes. */ -}}
+{{- define "chat-operator.rules" -}}
+- apiGroups: [chatcluster.dev]
+  resources: [chatclusters]
+  verbs: [get, list, watch, patch]
+- apiGroups: [chatcluster.dev]
+  resources: [chatclusters/status]
+  verbs: [update]
+# To own objects of a ChatCluster where owners must be allowed to hold up its deletion.
+- apiGroups: [chatcluster.dev]
+  resources: [chatclusters/finalizers]
+  verbs: [update]
+# StatefulSets are never deleted by the operator: they go with their ChatCluster.
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
