@@ -4,19 +4,21 @@ use anyhow::{Context, bail};
 
 use crate::run::{cargo, command, output, root, succeed, target};
 
-/// Each file, and what makes the program print it.
-const FILES: &[(&str, &[&str])] = &[
-    ("docs/openapi.json", &["openapi"]),
-    ("docs/config.md", &["config", "--show=reference"]),
-    ("docs/chat-node.example.toml", &["config", "--show=example"]),
+/// Each file, and the program and arguments that print it.
+const FILES: &[(&str, &str, &[&str])] = &[
+    ("docs/openapi.json", "chat-node", &["openapi"]),
+    ("docs/config.md", "chat-node", &["config", "--show=reference"]),
+    ("docs/chat-node.example.toml", "chat-node", &["config", "--show=example"]),
+    ("crds/chatcluster.yaml", "chat-operator", &["crd"]),
+    ("charts/chat-operator/files/chatcluster.yaml", "chat-operator", &["crd"]),
 ];
 
 /// Writes the files, or says which are not up to date.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
     succeed(&mut cargo(&["build", "--workspace", "--bins", "--locked"]))?;
-    let program = target().join("debug/chat-node").display().to_string();
     let mut stale = Vec::new();
-    for (file, arguments) in FILES {
+    for (file, program, arguments) in FILES {
+        let program = target().join("debug").join(program).display().to_string();
         let text = output(&mut command(&program, arguments))?;
         let path = root().join(file);
         if std::fs::read_to_string(&path).is_ok_and(|present| present == text) {

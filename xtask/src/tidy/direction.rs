@@ -22,7 +22,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     // rusqlite is there for the benchmark alone, behind a feature.
     ("chat-client", &["axum", "chat-broker", "chat-store", "chat-node"]),
     // What kills nodes, and what starts servers, is for tests.
-    ("chat-node", &["rusqlite", "cluster", "servers"]),
+    ("chat-node", &["rusqlite", "cluster", "crds", "operator", "servers"]),
+    ("crds", &["tokio", "chat-protocol", "chat-broker", "chat-store", "chat-node", "operator"]),
+    // It knows nodes by their configuration file and their admin port alone; its tests parse the file with chat-node.
+    ("operator", &["chat-broker", "chat-store", "chat-node", "chat-client"]),
 ];
 
 /// The node's modules from top to bottom. A module uses those of lower layers, and itself.
