@@ -6,7 +6,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use chat_broker::{Bus, Subject};
 use chat_protocol::encoding::Encoding;
 use chat_protocol::frame::ServerFrame;
-use chat_protocol::{DeviceId, MessageId, SessionId, UserId};
+use chat_protocol::message::Message;
+use chat_protocol::{ConversationId, DeviceId, MessageId, SessionId, UserId};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// What happens to a frame when a socket does not keep up.
@@ -22,6 +24,9 @@ pub enum Class {
     /// For the node, not the client: the device whose id is in `origin` was logged out.
     Revoked = 3,
 }
+
+/// In place of a class: a message too large for the bus follows as a pointer. Nodes that do not know it leave it out.
+const POINTER: u8 = 4;
 
 /// How a `message` frame begins, as this code writes it.
 const MESSAGE_START: &[u8] = b"{\"message\":";
@@ -73,30 +78,95 @@ impl Frame {
         self.json.len()
     }
 
-    /// The frames in a payload, in order. Those that a newer node may send and this one does not know are left out.
-    pub fn all(mut payload: Bytes) -> Vec<Arc<Frame>> {
-        let mut frames = Vec::new();
+    /// Whether a conversation's id stands in it, as it does in every frame about that conversation. It may also stand in a
+    /// text.
+    pub fn names(&self, conversation: &ConversationId) -> bool {
+        let text = conversation.to_string();
+        self.json.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    /// The whole frames in a payload, in order.
+    pub fn all(payload: Bytes) -> Vec<Arc<Frame>> {
+        let whole = |part| match part {
+            Part::Frame(frame) => Some(frame),
+            Part::Pointer(_) => None,
+        };
+        Part::all(payload).into_iter().filter_map(whole).collect()
+    }
+}
+
+/// Which message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// Its conversation.
+    pub conversation_id: ConversationId,
+    /// Its id.
+    pub message_id: MessageId,
+}
+
+/// Says where a message is whose body is too large for the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    /// Id of the log entry it tells of: the message's version, and unlike any other pointer's.
+    pub id: MessageId,
+    /// The connection that caused it and needs no copy; nil for none.
+    pub origin: SessionId,
+    /// The message.
+    pub place: Place,
+}
+
+impl Pointer {
+    /// The frame that it stands for. `None`: the message is another one, or older than the entry.
+    pub fn frame(&self, message: Message) -> Option<Arc<Frame>> {
+        let Place { conversation_id, message_id } = self.place;
+        let is_it = message.conversation_id == conversation_id && message.message_id == message_id;
+        // What has changed since is shown as it is: the frames of those changes say no less.
+        (is_it && message.version >= self.id).then(|| {
+            let json = Encoding::Json.write(&ServerFrame::Message(message)).into();
+            Arc::new(Frame::made(Class::Chat, self.id, self.origin, json))
+        })
+    }
+}
+
+/// Part of a payload.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// A frame.
+    Frame(Arc<Frame>),
+    /// In place of a frame.
+    Pointer(Pointer),
+}
+
+impl Part {
+    /// The parts of a payload, in order. Those that a newer node may send and this one does not know are left out.
+    pub fn all(mut payload: Bytes) -> Vec<Part> {
+        let mut parts = Vec::new();
         while payload.len() >= LENGTH_BYTES {
             let length = payload.get_u32() as usize;
             if length < HEADER_BYTES || length > payload.len() {
                 break;
             }
-            frames.extend(Frame::one(payload.split_to(length)));
+            parts.extend(Part::one(payload.split_to(length)));
         }
-        frames
+        parts
     }
 
-    fn one(mut bytes: Bytes) -> Option<Arc<Frame>> {
-        let class = match bytes.get_u8() {
+    fn one(mut bytes: Bytes) -> Option<Part> {
+        let class = bytes.get_u8();
+        let id = MessageId(bytes.get_u64());
+        let origin = SessionId(Uuid::from_u128(bytes.get_u128()));
+        let class = match class {
             0 => Class::Chat,
             1 => Class::Ephemeral,
             2 => Class::Room,
             3 => Class::Revoked,
+            POINTER => {
+                let place = serde_json::from_slice(&bytes).ok()?;
+                return Some(Part::Pointer(Pointer { id, origin, place }));
+            }
             _ => return None,
         };
-        let id = MessageId(bytes.get_u64());
-        let origin = SessionId(Uuid::from_u128(bytes.get_u128()));
-        Some(Arc::new(Frame::made(class, id, origin, bytes)))
+        Some(Part::Frame(Arc::new(Frame::made(class, id, origin, bytes))))
     }
 }
 
@@ -113,20 +183,22 @@ impl Payload {
         origin: Option<SessionId>,
         frame: &ServerFrame,
     ) {
-        self.put(
-            class,
-            id,
-            origin.map_or(0, |session| session.0.as_u128()),
-            &Encoding::Json.write(frame),
-        );
+        let origin = origin.map_or(0, |session| session.0.as_u128());
+        self.put(class as u8, id, origin, &Encoding::Json.write(frame));
     }
 
-    fn put(&mut self, class: Class, id: MessageId, origin: u128, json: &[u8]) {
+    /// Adds a pointer behind the others.
+    pub fn point(&mut self, pointer: &Pointer) {
+        let place = serde_json::to_vec(&pointer.place).expect("ids are strings");
+        self.put(POINTER, pointer.id, pointer.origin.0.as_u128(), &place);
+    }
+
+    fn put(&mut self, class: u8, id: MessageId, origin: u128, json: &[u8]) {
         let length = HEADER_BYTES + json.len();
         self.0.reserve(LENGTH_BYTES + length);
         // A frame is far below 4 GB: bodies are limited.
         self.0.put_u32(length as u32);
-        self.0.put_u8(class as u8);
+        self.0.put_u8(class);
         self.0.put_u64(id.0);
         self.0.put_u128(origin);
         self.0.put_slice(json);
@@ -158,7 +230,7 @@ pub fn payload(
 /// Tells every node that a device was logged out; published on its user's subject.
 pub fn revoked(device: DeviceId) -> Bytes {
     let mut payload = Payload::default();
-    payload.put(Class::Revoked, MessageId::ZERO, device.0.as_u128(), b"");
+    payload.put(Class::Revoked as u8, MessageId::ZERO, device.0.as_u128(), b"");
     payload.freeze()
 }
 
@@ -195,6 +267,41 @@ mod tests {
         );
         assert_eq!(frames[1].class, Class::Ephemeral);
         assert_eq!(frames[1].encoded(Encoding::Json), Encoding::Json.write(&frame(2)));
+    }
+
+    #[test]
+    fn a_pointer_keeps_its_place_and_stands_for_its_message_or_a_later_version() {
+        let alice = UserId::random();
+        let place = Place {
+            conversation_id: ConversationId::direct(alice, alice),
+            message_id: MessageId(7),
+        };
+        let pointer = Pointer { id: MessageId(9), origin: SessionId::random(), place };
+        let mut payload = Payload::default();
+        payload.add(Class::Chat, MessageId(8), None, &frame(1));
+        payload.point(&pointer);
+        payload.add(Class::Chat, MessageId(10), None, &frame(2));
+        let bytes = payload.freeze();
+        let parts = Part::all(bytes.clone());
+        let [Part::Frame(_), Part::Pointer(found), Part::Frame(_)] = &parts[..] else {
+            panic!("{parts:?}");
+        };
+        assert_eq!(*found, pointer);
+        assert_eq!(Frame::all(bytes).len(), 2);
+
+        let sent =
+            crate::session::tests::world::message(place.conversation_id, place.message_id, "");
+        let frame = pointer.frame(Message { version: MessageId(9), ..sent.clone() }).unwrap();
+        assert_eq!(
+            (frame.class, frame.id, frame.origin),
+            (Class::Chat, MessageId(9), pointer.origin)
+        );
+        assert!(frame.tells_message);
+        assert!(frame.names(&place.conversation_id));
+        assert!(pointer.frame(Message { version: MessageId(10), ..sent.clone() }).is_some());
+        assert!(pointer.frame(sent.clone()).is_none(), "the edit is not in it");
+        let other = Message { message_id: MessageId(6), version: MessageId(9), ..sent };
+        assert!(pointer.frame(other).is_none());
     }
 
     #[test]

@@ -26,6 +26,26 @@ pub const TAIL_BYTES_MAX: usize = 256 * 1024;
 /// Partitions of a node whose log is written to the store again at a time: what is sent now must get through beside it.
 pub const REPLAYS_MAX: usize = 8;
 
+/// Body of a message, in bytes of JSON, up to which it is published whole between nodes. The bus carries a copy for each
+/// member; a larger one is published as a pointer, and each node fetches it once.
+pub const PUBLISHED_BODY_BYTES_MAX: usize = 8 * 1024;
+
+/// How long live frames wait for a message that is being fetched. An owner answers within milliseconds; a reader who waits
+/// for longer than this is better served by the frames behind it.
+pub const FETCH_DEADLINE_MS: u64 = 2_000;
+
+/// Messages that a node fetches at the same time.
+pub const FETCHES_CONCURRENT_MAX: usize = 16;
+
+/// Messages that a node fetches or is to fetch. With the largest bodies that are 57 MB. What comes beyond is left out.
+pub const FETCHES_MAX: usize = 128;
+
+/// Bytes of live frames that wait behind messages that are being fetched, per node. What comes beyond is left out.
+pub const FETCH_WAITING_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of fetched messages that are kept for pointers of other users, which come a moment later.
+pub const FETCHED_BYTES_MAX: usize = 8 << 20;
+
 /// Commands that wait for one partition's owner. What comes beyond is refused as `overloaded`.
 pub const PARTITION_QUEUE_MAX: usize = 4_096;
 

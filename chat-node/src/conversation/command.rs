@@ -22,6 +22,14 @@ pub struct Command {
     pub action: Action,
 }
 
+impl Command {
+    /// Asks for the conversation's unwritten tail.
+    pub(super) fn tail(caller: UserId, conversation_id: ConversationId) -> Command {
+        let action = Action::Tail;
+        Command { conversation_id, caller, origin: None, received_at: Millis(0), action }
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Action {

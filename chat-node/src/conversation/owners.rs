@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chat_broker::{Responder, Subject};
 use chat_protocol::id::PARTITIONS;
+use chat_protocol::message::Message;
 use chat_protocol::{NodeId, Partition, record};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
@@ -17,6 +18,8 @@ use tokio_util::task::TaskTracker;
 
 use super::command::{Command, Reply};
 use super::owner::{Ended, Handle, Owner, Shared, Tick, Work, moved};
+use super::read::{Reader, Wanted};
+use super::router::entries;
 use crate::watermark::{Announcement, Echo, PartitionState, Watermarks};
 use chat_protocol::error::{Code, Refusal};
 
@@ -54,6 +57,8 @@ pub trait Companion: Send + Sync {
 pub(super) const KIND_COMMAND: u8 = 1;
 /// See [`KIND_COMMAND`].
 pub(super) const KIND_COMPANION: u8 = 2;
+/// See [`KIND_COMMAND`]. The answer of a node that does not know it is empty.
+pub(super) const KIND_MESSAGE: u8 = 3;
 
 /// The owners of one node.
 pub struct Owners {
@@ -388,6 +393,17 @@ impl Owners {
         handle.submit(Work::new(command, reply));
         Some(answer)
     }
+
+    /// A message out of a partition of this node, and the store.
+    pub(super) async fn message(&self, wanted: Wanted) -> Option<Message> {
+        let command = Command::tail(wanted.reader, wanted.place.conversation_id);
+        let tail = match self.submit(command) {
+            Some(answer) => entries(answer.await.unwrap_or_else(|_| Err(moved()))),
+            None => None,
+        };
+        let reader = Reader::new(self.shared.store.clone());
+        reader.message(wanted.place, tail).await.ok().flatten()
+    }
 }
 
 /// Answers requests of other nodes.
@@ -406,6 +422,11 @@ impl Responder for PartitionResponder {
             }
             Some((&KIND_COMPANION, _)) => {
                 self.owners.companion.request(partition, payload.slice(1..)).await
+            }
+            Some((&KIND_MESSAGE, wanted)) => {
+                let Ok(wanted) = serde_json::from_slice(wanted) else { return Bytes::new() };
+                let found = self.owners.message(wanted).await;
+                serde_json::to_vec(&found).unwrap_or_default().into()
             }
             _ => Bytes::new(),
         }

@@ -9,10 +9,12 @@ use chat_protocol::record::{Change, Entry};
 use chat_protocol::{ConversationId, ConversationKind, MessageId, UserId};
 use chat_store::{MemberRow, Store};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
 
 use super::owners::entry;
 use super::rows;
 use super::state::{Loaded, State};
+use crate::delivery::Place;
 
 /// Heads of one list that are read at the same time.
 const CONCURRENT_HEADS: usize = 8;
@@ -167,6 +169,30 @@ impl Reader {
         messages.retain(|message| visible.shows(message.message_id));
         Ok(History { messages, more, tail_missing: tail.is_none() })
     }
+
+    /// One message as it is, whoever may read it.
+    pub(super) async fn message(
+        &self,
+        place: Place,
+        tail: Option<Vec<Vec<u8>>>,
+    ) -> Result<Option<Message>, Refusal> {
+        let Place { conversation_id, message_id } = place;
+        let with = |stored| merged(conversation_id, stored, tail.as_deref(), |id| id == message_id);
+        let unwritten = with(vec![])?.pop();
+        if unwritten.is_some() {
+            return Ok(unwritten);
+        }
+        let stored = self.store.message(conversation_id, message_id).await.map_err(unavailable)?;
+        Ok(with(stored.into_iter().collect())?.pop())
+    }
+}
+
+/// Which message a node asks for that was sent a pointer to it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    /// One of those whom the owner sent the pointer.
+    pub(super) reader: UserId,
+    pub(super) place: Place,
 }
 
 /// Stored messages and those of the tail, oldest first, with all that the tail says of them.

@@ -8,15 +8,16 @@ use bytes::Bytes;
 use chat_broker::{Bus, RequestError, Subject};
 use chat_protocol::api::{ConversationHead, History};
 use chat_protocol::error::{Code, Refusal};
-use chat_protocol::message::Conversation;
+use chat_protocol::message::{Conversation, Message};
 use chat_protocol::{ConversationId, MessageId, Partition, UserId};
 use chat_store::Store;
 use tokio::time::Instant;
 
 use super::command::{Action, Command, Conversations, Reply};
 use super::owner::moved;
-use super::owners::{KIND_COMMAND, KIND_COMPANION, Owners};
-use super::read::Reader;
+use super::owners::{KIND_COMMAND, KIND_COMPANION, KIND_MESSAGE, Owners};
+use super::read::{Reader, Wanted};
+use crate::delivery::Place;
 
 /// How long a command is held while its partition changes owners.
 const HOLD: Duration = Duration::from_secs(1);
@@ -131,19 +132,39 @@ impl Router {
 
     /// What the owner has committed and the store lacks. `None`: no owner said.
     async fn tail(&self, caller: UserId, id: ConversationId) -> Option<Vec<Vec<u8>>> {
-        let command = Command {
-            conversation_id: id,
-            caller,
-            origin: None,
-            received_at: chat_protocol::Millis(0),
-            action: Action::Tail,
-        };
-        match self.ask(command, TAIL_DEADLINE).await {
-            Ok(Reply::Tail(entries)) => Some(entries),
-            // A stranger: whether they may read is found out from the store.
-            Err(refusal) if refusal.code == Code::NotFound => Some(vec![]),
-            _ => None,
+        entries(self.ask(Command::tail(caller, id), TAIL_DEADLINE).await)
+    }
+
+    /// One message as it is: from its owner's unwritten tail and the store. `reader` is one of those whom the owner said that
+    /// it is there. `None`: there is none, as far as can be found out.
+    pub async fn message(&self, reader: UserId, place: Place) -> Option<Message> {
+        let wanted = Wanted { reader, place };
+        let partition = place.conversation_id.partition();
+        if self.is_local(partition) {
+            return self.owners.message(wanted).await;
         }
+        let mut payload = vec![KIND_MESSAGE];
+        serde_json::to_writer(&mut payload, &wanted).ok()?;
+        let subject = Subject::Partition(partition);
+        let found = match self.bus.request(subject, payload.into(), TAIL_DEADLINE).await {
+            Ok(answer) => serde_json::from_slice(&answer).ok().flatten(),
+            Err(_) => None,
+        };
+        // An owner that is gone has written it, or its heir does; one of an older version does not know the question.
+        match found {
+            None => self.reader.message(place, None).await.ok().flatten(),
+            found => found,
+        }
+    }
+}
+
+/// What an owner says of its tail. `None`: nothing.
+pub(super) fn entries(answer: Result<Reply, Refusal>) -> Option<Vec<Vec<u8>>> {
+    match answer {
+        Ok(Reply::Tail(entries)) => Some(entries),
+        // A stranger: whether they may read is found out from the store.
+        Err(refusal) if refusal.code == Code::NotFound => Some(vec![]),
+        _ => None,
     }
 }
 

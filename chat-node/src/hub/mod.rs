@@ -1,14 +1,17 @@
 //! Who on this node wants what: from a subject of the bus to the outboxes of its sessions.
 //!
-//! Lock order: a shard, then an outbox. A gate (one per subject, held across the bus's answers) is never taken while a
+//! Lock order: the waiting room, a shard, then an outbox. A gate (one per subject, held across the bus's answers) is never taken while a
 //! shard is locked.
 
+mod fetch;
 mod group;
 pub mod outbox;
 mod remembered;
 mod room;
+mod waiting;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
@@ -18,13 +21,16 @@ use chat_broker::{Bus, Error, Receiver, Subject};
 use chat_protocol::SessionId;
 use chat_protocol::close::Close;
 use prometheus_client::metrics::counter::Counter;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use self::fetch::Fetch;
 use self::group::Group;
 pub use self::outbox::{Item, Outbox, Pushed, Taken};
 pub use self::room::RoomFrame;
+use self::waiting::WaitingRoom;
 use crate::clock::Clock;
-use crate::delivery::{Class, Frame};
+use crate::delivery::{Class, Frame, Part};
 
 const SHARDS: usize = 64;
 
@@ -40,6 +46,12 @@ pub struct Counters {
     pub dropped: Counter,
     /// Connections closed because chat overflowed.
     pub overflowed: Counter,
+    /// Messages fetched because their body was too large for the bus.
+    pub fetched: Counter,
+    /// Messages that could not be fetched in time.
+    pub unfetched: Counter,
+    /// Frames left out because too much waited for messages that are fetched.
+    pub refused: Counter,
 }
 
 /// The sessions of this node by subject.
@@ -49,6 +61,11 @@ pub struct Hub {
     bus: RwLock<Option<Arc<dyn Bus>>>,
     /// Subjects whose last session left, with the time to look at them again. A subject stands here at most once.
     leaving: Mutex<VecDeque<(Duration, Subject)>>,
+    waiting: Mutex<WaitingRoom>,
+    /// Users for whom something waits there; changed while it is locked, after what goes on has been pushed.
+    waiting_users: AtomicUsize,
+    /// Something is to be fetched.
+    fetch: Notify,
     clock: Clock,
     counters: Counters,
 }
@@ -86,6 +103,9 @@ impl Hub {
             hasher: RandomState::new(),
             bus: RwLock::new(None),
             leaving: Mutex::default(),
+            waiting: Mutex::default(),
+            waiting_users: AtomicUsize::new(0),
+            fetch: Notify::new(),
             clock,
             counters,
         })
@@ -250,12 +270,34 @@ impl Hub {
 
 impl Receiver for Hub {
     fn deliver(&self, subjects: &[Subject], payload: Bytes) {
-        let frames = Frame::all(payload);
+        let parts = Part::all(payload);
+        let whole = parts.iter().filter_map(|part| match part {
+            Part::Frame(frame) => Some(frame.clone()),
+            Part::Pointer(_) => None,
+        });
+        let frames: Vec<_> = whole.collect();
+        let nobody_waits = self.waiting_users.load(Ordering::Acquire) == 0;
+        if nobody_waits && frames.len() == parts.len() {
+            self.push(subjects, &frames);
+            return;
+        }
+        for subject in subjects {
+            match subject {
+                Subject::User(user) => self.arrive(*user, &parts),
+                _ => self.push(&[*subject], &frames),
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// Hands frames to the sessions of these subjects.
+    fn push(&self, subjects: &[Subject], frames: &[Arc<Frame>]) {
         let mut counted = Count::default();
         for subject in subjects {
             let shard = self.shard(subject);
             let Some(entry) = shard.get(subject) else { continue };
-            match (subject, &frames[..]) {
+            match (subject, frames) {
                 (Subject::Room(room), [frame]) if frame.class == Class::Room => {
                     let batch = Arc::new(RoomFrame::new(*room, frame.clone()));
                     entry.group.for_each(|outbox| counted.add(outbox.push_room(batch.clone())));

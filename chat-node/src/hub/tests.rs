@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use chat_broker::{RequestError, Responder};
 use chat_protocol::frame::{Receipt, ServerFrame};
+use chat_protocol::message::Message;
 use chat_protocol::{ConversationId, DeviceId, MessageId, Millis, UserId};
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
@@ -11,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::delivery;
+use crate::session::tests::world::message;
 
 /// A bus that remembers what is subscribed and takes its time.
 #[derive(Default)]
@@ -119,6 +121,80 @@ async fn one_publication_reaches_every_session_of_its_users_but_the_one_that_cau
     );
     assert_eq!([&a1, &a2].map(|outbox| waiting(outbox)), [1, 0], "a2 has left");
     assert_eq!(hub.counters.delivered.get(), 3);
+}
+
+/// A source of messages that takes its time.
+struct Slow {
+    delay: Duration,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Fetch for Slow {
+    async fn fetch(&self, _: UserId, place: delivery::Place) -> Option<Message> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(self.delay).await;
+        Some(message(place.conversation_id, place.message_id, "large"))
+    }
+}
+
+/// Alice with two sessions and Bob get a pointer and a frame behind it; gives back how often its message was fetched, how long
+/// that took, and how much each of them got.
+async fn fetch_within(delay: Duration) -> (Setup, usize, Duration, [usize; 3]) {
+    let setup = setup(0);
+    let (alice, bob) = (UserId::random(), UserId::random());
+    let source = Arc::new(Slow { delay, asked: AtomicUsize::new(0) });
+    tokio::spawn(setup.hub.clone().fetch_bodies(source.clone(), setup.stop.clone()));
+    let outboxes = [outbox(), outbox(), outbox()];
+    let mut kept = vec![];
+    for (user, outbox) in [alice, alice, bob].into_iter().zip(&outboxes) {
+        kept.push(setup.hub.join(Subject::User(user), outbox.clone()).await.unwrap());
+    }
+    let conversation_id = ConversationId::direct(alice, bob);
+    let place = delivery::Place { conversation_id, message_id: MessageId(5) };
+    // Alice's first connection sent it.
+    let origin = outboxes[0].connection;
+    let mut payload = delivery::Payload::default();
+    payload.point(&delivery::Pointer { id: MessageId(5), origin, place });
+    let behind = ServerFrame::Read(Receipt { conversation_id, user_id: alice, seq: 1 });
+    payload.add(Class::Chat, MessageId(6), None, &behind);
+    let payload = payload.freeze();
+    let started = tokio::time::Instant::now();
+    for user in [alice, bob] {
+        setup.hub.deliver(&[Subject::User(user)], payload.clone());
+    }
+    assert_eq!(outboxes.each_ref().map(|outbox| waiting(outbox)), [0, 0, 0]);
+    let mut got = vec![];
+    let Taken::Items(items) = outboxes[2].take().await else { panic!("closed") };
+    let elapsed = started.elapsed();
+    got.extend(outboxes[..2].iter().map(|outbox| waiting(outbox)));
+    assert_eq!(setup.hub.waiting_users.load(Ordering::Relaxed), 0);
+    setup.hub.deliver(
+        &[Subject::User(bob)],
+        delivery::payload(Class::Chat, MessageId(7), None, &behind),
+    );
+    assert_eq!(waiting(&outboxes[2]), 1, "nothing waits any more");
+    let asked = source.asked.load(Ordering::Relaxed);
+    (setup, asked, elapsed, [got[0], got[1], items.len()])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_too_large_for_the_bus_is_fetched_once_and_keeps_its_place() {
+    let (setup, asked, elapsed, got) = fetch_within(Duration::from_millis(300)).await;
+    assert_eq!((asked, got), (1, [1, 2, 2]), "its sender gets only what came behind it");
+    assert_eq!(elapsed.as_millis(), 300);
+    let counters = &setup.hub.counters;
+    assert_eq!((counters.fetched.get(), counters.unfetched.get()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_fetched_in_time_is_left_out() {
+    let (setup, asked, elapsed, got) = fetch_within(Duration::from_secs(60)).await;
+    assert_eq!((asked, got), (1, [1, 1, 1]));
+    let deadline = Duration::from_millis(crate::limits::FETCH_DEADLINE_MS);
+    assert!(elapsed >= deadline && elapsed < deadline + Duration::from_millis(10), "{elapsed:?}");
+    let counters = &setup.hub.counters;
+    assert_eq!((counters.fetched.get(), counters.unfetched.get()), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]

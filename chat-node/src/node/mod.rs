@@ -17,7 +17,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chat_broker::{Broker, Receiver, RequestError, Subject};
 use chat_protocol::id::PARTITIONS;
-use chat_protocol::{NodeId, Partition};
+use chat_protocol::message::Message;
+use chat_protocol::{NodeId, Partition, UserId};
 use chat_store::Store;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -34,8 +35,9 @@ use crate::conversation::metrics::Metrics;
 use crate::conversation::owner::{Outages, Shared};
 use crate::conversation::owners::{Companion, Owners};
 use crate::conversation::router::Router;
+use crate::delivery::Place;
 use crate::discovery::Role;
-use crate::hub::Hub;
+use crate::hub::{Fetch, Hub};
 use crate::membership::{self, Membership, NodeEntry};
 use crate::partition::{Alone, Lease, Leases};
 use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
@@ -256,6 +258,11 @@ async fn build(
         lease,
         leases,
         room_window: Duration::from_millis(config.room_batch_window_ms),
+        // A node alone has every session: fetching would cost it more than the bus does.
+        published_body_bytes_max: match &membership {
+            Some(_) => limits::PUBLISHED_BODY_BYTES_MAX,
+            None => usize::MAX,
+        },
         log_retention: LOG_RETENTION,
         unwritten_bytes: AtomicUsize::new(0),
         outages: Outages::default(),
@@ -269,6 +276,8 @@ async fn build(
     let router = Arc::new(Router::new(owners.clone(), bus.clone(), ports.store.clone(), deadline));
     ensure!(route.router.set(router.clone()).is_ok(), "presence has one router");
     presence_owners.run(&keeping, stop_keeping.clone());
+    let bodies = Arc::new(Bodies { router: router.clone() });
+    keeping.spawn(hub.clone().fetch_bodies(bodies, stop_keeping.clone()));
     presences.clone().run(&keeping, stop_keeping.clone());
 
     let directory = Arc::new(places::directory(config, lease.node, membership.clone(), keys));
@@ -522,6 +531,18 @@ impl Receiver for Ear {
         if let Some(gateway) = self.gateway.get().and_then(Weak::upgrade) {
             gateway.read_all_within(READ_AFTER_INTERRUPTION);
         }
+    }
+}
+
+/// Messages that were too large for the bus come from where history does.
+struct Bodies {
+    router: Arc<Router>,
+}
+
+#[async_trait]
+impl Fetch for Bodies {
+    async fn fetch(&self, reader: UserId, place: Place) -> Option<Message> {
+        self.router.message(reader, place).await
     }
 }
 

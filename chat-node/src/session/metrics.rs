@@ -111,6 +111,21 @@ impl Metrics {
             self.hub.dropped.clone(),
         );
         registry.register(
+            "bodies_fetched",
+            "Messages fetched because their body was too large for the bus",
+            self.hub.fetched.clone(),
+        );
+        registry.register(
+            "bodies_not_fetched",
+            "Messages whose body was too large for the bus and could not be fetched in time",
+            self.hub.unfetched.clone(),
+        );
+        registry.register(
+            "deliveries_not_waiting",
+            "Live frames left out because too much waited for messages that are fetched",
+            self.hub.refused.clone(),
+        );
+        registry.register(
             "outbox_overflows",
             "Connections closed because chat overflowed their outbox",
             self.hub.overflowed.clone(),

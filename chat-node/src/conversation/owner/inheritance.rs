@@ -263,6 +263,7 @@ mod tests {
             lease: Lease { node: NodeId::random(), start: 1 },
             leases: Arc::new(Alone),
             room_window: Duration::from_millis(20),
+            published_body_bytes_max: usize::MAX,
             log_retention: Duration::from_secs(3_600),
             unwritten_bytes: AtomicUsize::new(unwritten_bytes),
             outages: Outages::default(),

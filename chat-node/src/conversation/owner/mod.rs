@@ -75,6 +75,8 @@ pub struct Shared {
     pub leases: Arc<dyn Leases>,
     /// How long messages of a live room are collected before they are published together.
     pub room_window: Duration,
+    /// Messages with a larger body are published as a pointer. No limit where all sessions are on this node.
+    pub published_body_bytes_max: usize,
     /// Records at least this old and behind the checkpoint are purged from the log.
     pub log_retention: Duration,
     /// Bytes of committed entries that wait for the store, over all owners of the node.

@@ -12,11 +12,12 @@ use chat_protocol::record::{self, Change, Entry, MemberChange, Unreadable};
 use chat_protocol::{ConversationId, ConversationKind, MessageId, SessionId, UserId};
 use chat_store::Write;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::super::rows;
 use super::super::state::State;
 use super::{Owner, Work};
-use crate::delivery::{Class, Payload, payload};
+use crate::delivery::{Class, Payload, Place, Pointer, payload};
 
 /// Messages of one live room that are published together at most.
 const ROOM_BATCH_MESSAGES_MAX: usize = 500;
@@ -127,7 +128,14 @@ impl Owner {
         for publication in publications {
             match publication {
                 Publication::Users(users, class, id, origin, frame) => {
-                    together.add(bus, users, |payload| payload.add(class, id, origin, &frame));
+                    let place = elsewhere(&frame, self.shared.published_body_bytes_max);
+                    together.add(bus, users, |payload| match place {
+                        Some(place) => {
+                            let origin = origin.unwrap_or(SessionId(Uuid::nil()));
+                            payload.point(&Pointer { id, origin, place });
+                        }
+                        None => payload.add(class, id, origin, &frame),
+                    });
                 }
                 Publication::Room(room, message) => self.rooms.add(room, *message, bus),
             }
@@ -158,6 +166,14 @@ impl Owner {
         }
         self.writing.add_mark(mark);
     }
+}
+
+/// Where to fetch a message whose body is too large to be published.
+fn elsewhere(frame: &ServerFrame, body_bytes_max: usize) -> Option<Place> {
+    let ServerFrame::Message(message) = frame else { return None };
+    let bytes = message.body.as_ref().map_or(0, |body| body.as_json().len());
+    let (conversation_id, message_id) = (message.conversation_id, message.message_id);
+    (bytes > body_bytes_max).then_some(Place { conversation_id, message_id })
 }
 
 fn publish(bus: &dyn Bus, users: &[UserId], payload: Bytes) {
@@ -209,4 +225,27 @@ fn publish_room(bus: &dyn Bus, room_id: ConversationId, messages: Vec<Message>) 
     };
     let frame = ServerFrame::Room(RoomBatch { room_id, messages, skipped: 0 });
     bus.publish(&[Subject::Room(room_id)], payload(Class::Room, last, None, &frame));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::world::message;
+
+    #[test]
+    fn a_message_is_fetched_elsewhere_if_its_body_is_above_the_limit() {
+        let (user, id) = (UserId::random(), MessageId(7));
+        let conversation_id = ConversationId::direct(user, user);
+        let sent = message(conversation_id, id, "0123456789");
+        let bytes = sent.body.as_ref().map_or(0, |body| body.as_json().len());
+        let frame = ServerFrame::Message(sent.clone());
+        assert_eq!(elsewhere(&frame, bytes), None);
+        let place = Place { conversation_id, message_id: id };
+        assert_eq!(elsewhere(&frame, bytes - 1), Some(place));
+        assert_eq!(elsewhere(&frame, usize::MAX), None, "a node alone");
+        let deleted = ServerFrame::Message(Message { body: None, ..sent });
+        assert_eq!(elsewhere(&deleted, 0), None);
+        let receipt = Receipt { conversation_id, user_id: user, seq: 1 };
+        assert_eq!(elsewhere(&ServerFrame::Read(receipt), 0), None);
+    }
 }

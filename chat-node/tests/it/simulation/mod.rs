@@ -5,6 +5,7 @@
 //! A crash between any two steps is a node that is cut off for good; a paused one is cut off for a while and comes back
 //! believing that it still owns.
 
+mod bodies;
 mod checker;
 mod client;
 mod device;

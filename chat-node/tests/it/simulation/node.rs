@@ -13,9 +13,13 @@ use chat_node::conversation::metrics::Metrics;
 use chat_node::conversation::owner::{Outages, Shared};
 use chat_node::conversation::owners::{Companion, Owners};
 use chat_node::conversation::router::Router;
+use chat_node::delivery::Place;
+use chat_node::hub::{Counters, Fetch, Hub};
+use chat_node::limits;
 use chat_node::partition::{Alone, Lease};
 use chat_node::watermark::{Announcement, PartitionState, Watermarks};
-use chat_protocol::{Millis, NodeId, Partition};
+use chat_protocol::message::Message;
+use chat_protocol::{Millis, NodeId, Partition, UserId};
 use chat_store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +31,8 @@ pub(super) struct Node {
     pub(super) owners: Arc<Owners>,
     pub(super) router: Arc<Router>,
     pub(super) watermarks: Arc<Watermarks>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) counters: Counters,
 }
 
 /// Nothing lives beside the conversations here.
@@ -41,14 +47,28 @@ impl Companion for NoCompanion {
     }
 }
 
-struct Ear(std::sync::OnceLock<Arc<Owners>>);
+struct Bodies(Arc<Router>);
+
+#[async_trait]
+impl Fetch for Bodies {
+    async fn fetch(&self, reader: UserId, place: Place) -> Option<Message> {
+        self.0.message(reader, place).await
+    }
+}
+
+struct Ear {
+    hub: Arc<Hub>,
+    owners: std::sync::OnceLock<Arc<Owners>>,
+}
 
 impl Receiver for Ear {
     fn deliver(&self, subjects: &[Subject], payload: Bytes) {
         if subjects.contains(&Subject::Watermarks)
-            && let Some(owners) = self.0.get()
+            && let Some(owners) = self.owners.get()
         {
             owners.hear(&payload);
+        } else {
+            self.hub.deliver(subjects, payload);
         }
     }
 }
@@ -64,7 +84,9 @@ impl Node {
     ) -> Node {
         let id = NodeId(uuid::Uuid::from_u128(number as u128 + 1));
         let broker: Arc<dyn Broker> = Arc::new(FaultyBroker::new(broker, faults.clone(), id));
-        let ear = Arc::new(Ear(std::sync::OnceLock::new()));
+        let (clock, counters) = (Clock::manual(wall), Counters::default());
+        let hub = Hub::new(clock.clone(), counters.clone());
+        let ear = Arc::new(Ear { hub: hub.clone(), owners: std::sync::OnceLock::new() });
         let bus: Arc<dyn Bus> = loop {
             if let Ok(bus) = broker.connect(ear.clone()).await {
                 break bus;
@@ -74,7 +96,7 @@ impl Node {
         while bus.subscribe(Subject::Watermarks).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let clock = Clock::manual(wall);
+        hub.attach(bus.clone());
         let shared = Arc::new(Shared {
             broker,
             bus: bus.clone(),
@@ -83,6 +105,7 @@ impl Node {
             lease: Lease { node: id, start: number },
             leases: Arc::new(Alone),
             room_window: Duration::from_millis(20),
+            published_body_bytes_max: limits::PUBLISHED_BODY_BYTES_MAX,
             log_retention: Duration::from_secs(3_600),
             unwritten_bytes: AtomicUsize::new(0),
             outages: Outages::default(),
@@ -94,10 +117,12 @@ impl Node {
         tracker.spawn(follow_everything_else(watermarks.clone(), used.to_vec()));
         let owners =
             Owners::new(shared, watermarks.clone(), Arc::new(NoCompanion), tracker.clone());
-        assert!(ear.0.set(owners.clone()).is_ok(), "set once");
+        assert!(ear.owners.set(owners.clone()).is_ok(), "set once");
         tracker.spawn(owners.clone().announce(CancellationToken::new()));
         let router = Arc::new(Router::new(owners.clone(), bus, store, Duration::from_secs(3)));
-        Node { id, clock, owners, router, watermarks }
+        let bodies = Arc::new(Bodies(router.clone()));
+        tracker.spawn(hub.clone().fetch_bodies(bodies, CancellationToken::new()));
+        Node { id, clock, owners, router, watermarks, hub, counters }
     }
 }
 
