@@ -285,6 +285,13 @@ impl Driver {
             self.take(output);
             let wait_ms = match next {
                 Next::Connect { wait_ms } => wait_ms,
+                Next::Move { wait_ms } => {
+                    tracing::debug!(wait_ms, "going to another node, as the server asked");
+                    if let Err(ended) = self.wait(wait_ms).await {
+                        break ended;
+                    }
+                    continue;
+                }
                 Next::Renew { wait_ms } => {
                     refused = Some(stop.1);
                     wait_ms
@@ -404,6 +411,9 @@ impl Driver {
                     let now_ms = self.now_ms();
                     if !blocked && self.session.is_silent(now_ms) {
                         return Stop::Loss(Loss::Broken("the server has gone silent".into()));
+                    }
+                    if self.session.should_leave(now_ms) {
+                        return Stop::Loss(Loss::Left);
                     }
                     self.session.on_time(now_ms)
                 }
@@ -528,6 +538,7 @@ fn describe(loss: &Loss) -> String {
     match loss {
         Loss::Closed { code, reason } => format!("closed by the server: {reason} ({code})"),
         Loss::Broken(reason) => reason.clone(),
+        Loss::Left => "left, as the server asked".to_owned(),
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Loss {
     },
     /// It could not be made, broke, or was silent too long.
     Broken(String),
+    /// The client left it, because the server had asked for that.
+    Left,
 }
 
 /// What to do after a loss.
@@ -73,6 +75,11 @@ pub enum Loss {
 pub enum Next {
     /// Connect again after this time.
     Connect {
+        /// The wait.
+        wait_ms: u64,
+    },
+    /// The server asked to go to another node: connect there after this time. Nothing has failed.
+    Move {
         /// The wait.
         wait_ms: u64,
     },
@@ -113,8 +120,10 @@ pub struct Session {
     heard_at_ms: u64,
     failures: u32,
     renewed: bool,
-    /// From a `reconnect` frame.
-    asked_to_return_in_ms: Option<u64>,
+    /// From a `reconnect` frame: when to connect elsewhere.
+    leave_at_ms: Option<u64>,
+    /// From a `reconnect` frame: what to say to the next node.
+    move_token: Option<String>,
 }
 
 impl Session {
@@ -140,7 +149,8 @@ impl Session {
             heard_at_ms: 0,
             failures: 0,
             renewed: false,
-            asked_to_return_in_ms: None,
+            leave_at_ms: None,
+            move_token: None,
         }
     }
 
@@ -154,14 +164,14 @@ impl Session {
     ) -> ClientFrame {
         self.heard_at_ms = now_ms;
         self.sent_at_ms = now_ms;
-        self.asked_to_return_in_ms = None;
+        self.leave_at_ms = None;
         // This shows the cursor, too.
         (self.unconfirmed, self.confirmed_at_ms) = (None, now_ms);
         ClientFrame::Hello(Hello {
             versions: VERSIONS.to_vec(),
             token,
             cursor: self.cursor.clone(),
-            discovery_token,
+            discovery_token: discovery_token.or_else(|| self.move_token.clone()),
             capabilities: Vec::new(),
             client: Some(client.to_owned()),
         })
@@ -203,7 +213,8 @@ impl Session {
             }
             // The cursor of this frame lies behind everything sent before it, like that of a cursor frame.
             ServerFrame::Reconnect(frame) => {
-                self.asked_to_return_in_ms = Some(frame.delay_ms);
+                self.leave_at_ms = Some(now_ms.saturating_add(frame.delay_ms));
+                self.move_token = frame.token;
                 self.cursor = Some(frame.cursor.clone());
                 out.events.push(Event::Cursor { cursor: frame.cursor, catching_up: true });
             }
@@ -333,11 +344,17 @@ impl Session {
     /// When to call [`on_time`](Session::on_time) at the latest.
     pub fn next_time_ms(&self) -> u64 {
         let heartbeat = self.sent_at_ms + self.heartbeat_interval_ms();
-        let heartbeat = self.confirm_due_ms().map_or(heartbeat, |due| heartbeat.min(due));
+        let others = [self.confirm_due_ms(), self.leave_at_ms];
+        let heartbeat = others.into_iter().flatten().fold(heartbeat, u64::min);
         match self.outbox.next_due_ms() {
             Some(due) if self.is_connected() => heartbeat.min(due),
             _ => heartbeat,
         }
+    }
+
+    /// The time is over that the server gave this client to go elsewhere.
+    pub fn should_leave(&self, now_ms: u64) -> bool {
+        self.leave_at_ms.is_some_and(|leave| leave <= now_ms)
     }
 
     /// Nothing was heard for three heartbeats: the connection is dead, whatever the system says.
@@ -350,7 +367,7 @@ impl Session {
         let good =
             self.welcome.is_some() && now_ms.saturating_sub(self.connected_at_ms) >= GOOD_AFTER_MS;
         self.failures = if good { 0 } else { self.failures };
-        let asked = self.asked_to_return_in_ms.take();
+        let asked = self.leave_at_ms.take();
         self.welcome = None;
         self.outbox.disconnected();
         self.reads.disconnected();
@@ -358,16 +375,21 @@ impl Session {
         let answers =
             std::mem::take(&mut self.asked).into_values().map(|key| (key, Err(None))).collect();
         let out = Output { answers, ..Output::default() };
-        // The server drew the delay from its own window: adding to it would only lengthen the gap.
         let is_sent_on =
             matches!(loss, Loss::Closed { code, .. } if *code == Close::WrongNode.number());
-        let wait_ms = match asked {
-            Some(asked) => asked,
-            None if is_sent_on && self.failures == 0 => 0,
-            None => self.backoff.wait_ms(self.failures, random),
+        let wait_ms = match is_sent_on && self.failures == 0 {
+            true => 0,
+            false => self.backoff.wait_ms(self.failures, random),
+        };
+        let next = match (self.next(loss, wait_ms), asked) {
+            // The server drew the delay from its own window: adding to it would only lengthen the gap.
+            (Next::Connect { .. }, Some(leave_at_ms)) => {
+                return (Next::Move { wait_ms: leave_at_ms.saturating_sub(now_ms) }, out);
+            }
+            (next, _) => next,
         };
         self.failures = self.failures.saturating_add(1);
-        (self.next(loss, wait_ms), out)
+        (next, out)
     }
 
     /// A new access token was fetched.
@@ -399,6 +421,7 @@ impl Session {
         }
         self.connected_at_ms = now_ms;
         self.renewed = false;
+        self.move_token = None;
         self.welcome = Some(welcome.clone());
         for room_id in self.rooms.clone() {
             let request_id = self.take_request();

@@ -167,11 +167,36 @@ fn a_fresh_token_that_is_refused_ends_the_session() {
 #[test]
 fn the_delay_of_a_reconnect_frame_is_kept_and_its_cursor_used() {
     let mut session = connected();
-    let frame = Reconnect { cursor: "drain".into(), delay_ms: 1_234 };
+    let frame =
+        Reconnect { cursor: "drain".into(), delay_ms: 1_234, token: Some("there".into()) };
     session.on_frame(ServerFrame::Reconnect(frame), 0, 0);
-    let (next, _) = session.on_loss(&closed(Close::Restart), 0, u64::MAX);
-    assert_eq!(next, Next::Connect { wait_ms: 1_234 });
+    assert!(!session.should_leave(1_233), "it goes on until then");
+    assert!(session.next_time_ms() <= 1_234);
+    assert!(session.should_leave(1_234));
+    let (next, _) = session.on_loss(&closed(Close::Restart), 234, u64::MAX);
+    assert_eq!(next, Next::Move { wait_ms: 1_000 }, "what is left of the delay");
     assert_eq!(session.state().cursor.as_deref(), Some("drain"));
+    for is_welcome in [false, true] {
+        let ClientFrame::Hello(hello) = session.hello("token".into(), "test", 1_300) else {
+            panic!("the first frame is `hello`")
+        };
+        let expected = if is_welcome { None } else { Some("there") };
+        assert_eq!(hello.discovery_token.as_deref(), expected);
+        session.on_frame(welcome(Outcome::Resumed), 1_400, 0);
+    }
+}
+
+#[test]
+fn a_move_is_no_failure_and_a_device_that_is_logged_out_does_not_move() {
+    let mut session = connected();
+    let frame = |delay_ms| Reconnect { cursor: "drain".into(), delay_ms, token: None };
+    session.on_frame(ServerFrame::Reconnect(frame(10)), 0, 0);
+    assert_eq!(session.on_loss(&Loss::Left, 10, u64::MAX).0, Next::Move { wait_ms: 0 });
+    let broken = session.on_loss(&Loss::Broken(String::new()), 20, u64::MAX).0;
+    assert_eq!(broken, Next::Connect { wait_ms: 500 }, "the first failure");
+    session.on_frame(welcome(Outcome::Resumed), 30, 0);
+    session.on_frame(ServerFrame::Reconnect(frame(10)), 30, 0);
+    assert_eq!(session.on_loss(&closed(Close::LoggedOut), 40, 0).0, Next::LoggedOut);
 }
 
 #[test]

@@ -1,20 +1,23 @@
 //! The admin port: is the process alive, may it get traffic, what do its counters say.
 //!
 //! It is a port of its own, so that none of this is reachable where clients are. Liveness and readiness answer everyone;
-//! the rest asks for the configured token, if there is one.
+//! metrics ask for the configured token, if there is one; the calls of rollouts (`docs/drain.md`) need one.
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use chat_protocol::admin::{AdminCode, AdminProblem, Grant, NodeStatus, Order, OwnerRevision};
 use prometheus_client::registry::Registry;
 use subtle::ConstantTimeEq;
 
 use crate::config::Secret;
+use crate::handover::Handover;
 
 /// The answer of a process that lives.
 pub const LIVE: &str = "alive\n";
@@ -31,6 +34,8 @@ pub struct Admin {
     pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// Asked for by everything but liveness and readiness.
     pub token: Option<Secret>,
+    /// Hands clients over in rollouts; none in tests of the port alone.
+    pub handover: Option<Arc<Handover>>,
 }
 
 /// The routes of the admin port.
@@ -38,10 +43,19 @@ pub fn router(admin: Admin) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route_layer(from_fn_with_state(admin.clone(), check_token));
+    let rollout = Router::new()
+        .route("/v1/admin/status", get(status))
+        .route("/v1/admin/prepare", post(prepare))
+        .route("/v1/admin/drain", post(drain))
+        .route("/v1/admin/cancel", post(cancel))
+        .route("/v1/admin/stop", post(stop))
+        .route("/v1/admin/owner-revision", post(owner_revision))
+        .route_layer(from_fn_with_state(admin.clone(), check_operator));
     Router::new()
         .route("/live", get(|| async { LIVE }))
         .route("/ready", get(ready))
         .merge(guarded)
+        .merge(rollout)
         .with_state(admin)
 }
 
@@ -65,17 +79,106 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-async fn check_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+async fn status(State(admin): State<Admin>) -> Result<Json<NodeStatus>, Refused> {
+    admin.handover()?;
+    admin.status()
+}
+
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+async fn prepare(
+    State(admin): State<Admin>,
+    body: Body<Order>,
+) -> Result<Json<NodeStatus>, Refused> {
+    admin.handover()?.prepare(&read(body)?)?;
+    admin.status()
+}
+
+async fn drain(State(admin): State<Admin>, body: Body<Grant>) -> Result<Json<NodeStatus>, Refused> {
+    admin.handover()?.drain(&read(body)?)?;
+    admin.status()
+}
+
+async fn cancel(
+    State(admin): State<Admin>,
+    body: Body<Order>,
+) -> Result<Json<NodeStatus>, Refused> {
+    admin.handover()?.cancel(&read(body)?)?;
+    admin.status()
+}
+
+async fn stop(State(admin): State<Admin>, body: Body<Order>) -> Result<Json<NodeStatus>, Refused> {
+    admin.handover()?.stop(&read(body)?)?;
+    admin.status()
+}
+
+async fn owner_revision(
+    State(admin): State<Admin>,
+    body: Body<OwnerRevision>,
+) -> Result<Json<OwnerRevision>, Refused> {
+    let wanted = read(body)?;
+    Ok(Json(admin.handover()?.set_owner_revision(&wanted).await?))
+}
+
+impl Admin {
+    fn handover(&self) -> Result<&Handover, AdminProblem> {
+        self.handover.as_deref().ok_or_else(|| {
+            AdminProblem::new(AdminCode::Unavailable, "The node has not begun to serve. Ask again.")
+        })
+    }
+
+    fn status(&self) -> Result<Json<NodeStatus>, Refused> {
+        Ok(Json(self.handover()?.status((self.not_ready)())))
+    }
+}
+
+fn read<T>(body: Body<T>) -> Result<T, AdminProblem> {
+    body.map(|Json(body)| body)
+        .map_err(|rejection| AdminProblem::new(AdminCode::InvalidRequest, rejection.body_text()))
+}
+
+/// A problem as an answer.
+struct Refused(AdminProblem);
+
+impl From<AdminProblem> for Refused {
+    fn from(problem: AdminProblem) -> Refused {
+        Refused(problem)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status());
+        (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(self.0)).into_response()
+    }
+}
+
+/// Whoever commands this node must have shown who they are: without a configured token nobody can.
+async fn check_operator(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if admin.token.is_some() && passes(&admin, &request) {
+        return next.run(request).await;
+    }
+    let detail = match admin.token {
+        Some(_) => "Send the node's admin token as \"Authorization: Bearer …\".",
+        None => "The node has no admin token: set admin_token, so that it can tell who commands it.",
+    };
+    Refused(AdminProblem::new(AdminCode::Unauthenticated, detail)).into_response()
+}
+
+fn passes(admin: &Admin, request: &Request) -> bool {
     let given = request
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let passes = match (&admin.token, given) {
+    match (&admin.token, given) {
         (None, _) => true,
         (Some(token), Some(given)) => bool::from(token.reveal().as_bytes().ct_eq(given)),
         (Some(_), None) => false,
-    };
-    if passes {
+    }
+}
+
+async fn check_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if passes(&admin, &request) {
         return next.run(request).await;
     }
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
@@ -99,7 +202,7 @@ mod tests {
         sends.inc();
         let not_ready =
             Arc::new(move || reasons.iter().map(|reason| (*reason).to_owned()).collect());
-        Admin { registry: Arc::new(registry), not_ready, token }
+        Admin { registry: Arc::new(registry), not_ready, token, handover: None }
     }
 
     async fn get(admin: Admin, path: &str, authorization: Option<&str>) -> (StatusCode, String) {
@@ -132,6 +235,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_a_token_nobody_commands_the_node() {
+        let (status, text) = get(admin(&[], None), "/v1/admin/status", None).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        let problem: AdminProblem = serde_json::from_str(&text).unwrap();
+        assert!(problem.detail.contains("set admin_token"), "{}", problem.detail);
+    }
+
+    #[tokio::test]
     async fn with_a_token_metrics_ask_for_it_and_probes_do_not() {
         use crate::config::{Config, Sources};
         let mut sources = Sources::default();
@@ -142,6 +253,9 @@ mod tests {
         assert_eq!(ask("/metrics", None).await.0, StatusCode::UNAUTHORIZED);
         assert_eq!(ask("/metrics", Some("Bearer wrong")).await.0, StatusCode::UNAUTHORIZED);
         assert_eq!(ask("/metrics", Some("Bearer correct-horse-battery")).await.0, StatusCode::OK);
+        assert_eq!(ask("/v1/admin/status", None).await.0, StatusCode::UNAUTHORIZED);
+        let status = ask("/v1/admin/status", Some("Bearer correct-horse-battery")).await;
+        assert_eq!(status.0, StatusCode::SERVICE_UNAVAILABLE, "{}", status.1);
         assert_eq!(ask("/ready", None).await.0, StatusCode::OK);
         assert_eq!(ask("/live", None).await.0, StatusCode::OK);
     }

@@ -1,6 +1,6 @@
 //! The chat node: connections in, messages out.
 //!
-//! Calls go only downwards: `{http, transport} → session → {conversation, presence, hub} → partition → ports`.
+//! Calls go only downwards: `{http, transport, handover} → session → {conversation, presence, hub} → partition → ports`.
 //! [`node`] builds everything and is the only place that knows all of it.
 
 #![cfg_attr(
@@ -21,6 +21,7 @@ pub mod data_directory;
 pub mod delivery;
 pub mod discovery;
 pub mod doctor;
+pub mod handover;
 pub mod http;
 pub mod hub;
 pub mod limits;

@@ -76,3 +76,14 @@ pub const CONFIRMED_DEVICES_MAX: usize = 65_536;
 
 /// How long a leaving node goes on sending what waits for a socket.
 pub const DRAIN_FLUSH_MS: u64 = 5_000;
+
+/// How long after its delay a client that was asked to leave may go on before it is closed. With [`DRAIN_FLUSH_MS`] it is
+/// closed 10 s after its delay at the latest.
+pub const DRAIN_LEAVE_MS: u64 = 5_000;
+
+/// Batches of a rollout that a node remembers. A rollout of more has forgotten its first ones long after they were settled.
+pub const DRAIN_BATCHES_MAX: usize = 64;
+
+/// Lineages that a node waits for, to see whether they come back: more than it has clients. Beyond it they are not
+/// counted.
+pub const DRAIN_LINEAGES_MAX: usize = 1 << 20;

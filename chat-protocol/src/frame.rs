@@ -445,8 +445,11 @@ pub struct CursorFrame {
 pub struct Reconnect {
     /// The cursor to come back with.
     pub cursor: String,
-    /// Wait this long before connecting.
+    /// Wait this long, and go on with this connection meanwhile. Then connect again.
     pub delay_ms: u64,
+    /// Send it as `discovery_token` in the next `hello`: it says which nodes are the better ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
 }
 
 /// A membership or role to change, as system messages tell it.

@@ -1,9 +1,10 @@
 //! What crosses the wire, and what every id means.
 //!
-//! Owns the ids, the cursor, the frames of the chat service, the bodies of the HTTP API, the error and close codes, and
-//! the records of the log. Knows nothing of sockets, runtimes, brokers or stores: everything here is a value or a pure
+//! Owns the ids, the cursor, the frames of the chat service, the bodies of the HTTP API and of the admin port's calls,
+//! the error and close codes, and the records of the log. Knows nothing of sockets, runtimes, brokers or stores: everything here is a value or a pure
 //! function of values.
 
+pub mod admin;
 pub mod api;
 pub mod body;
 pub mod close;

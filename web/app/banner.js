@@ -49,7 +49,9 @@ export class Banner {
     if (state === 'stopped') {
       return connection.stopReason ? { text: t('banner_stopped'), kind: 'warning', action: { name: t('reload'), run: () => location.reload() } } : { text: '', kind: '' };
     }
-    const patience = now - this.since < CONNECTING_SHOWN_AFTER_MS;
+    // A node that hands its clients over said when to come to the next one: that is no outage.
+    const moves = connection.moving && state === 'waiting';
+    const patience = moves || now - this.since < CONNECTING_SHOWN_AFTER_MS;
     if (state === 'waiting' && !patience) {
       const seconds = Math.ceil(Math.max(0, connection.retryAt - now) / 1000);
       return { text: t('banner_waiting', { seconds }), kind: 'warning', action: { name: t('try_now'), run: () => connection.wake() } };

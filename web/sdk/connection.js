@@ -89,6 +89,10 @@ export class Connection extends EventTarget {
     this.polling = null;
     /** Until when the node asked us to stay away. */
     this.notBefore = 0;
+    /** On the way to another node, because this one asked for it: nothing has failed. */
+    this.moving = false;
+    /** What the node that asked wants the next one to be told. @type {string|undefined} */
+    this.moveToken = undefined;
     /** When the heartbeat was sent that nothing has followed yet; 0 if none. */
     this.heartbeatSentAt = 0;
     /** The cursor that the server was shown last on this connection, and when. @type {string|undefined} */
@@ -188,8 +192,9 @@ export class Connection extends EventTarget {
   retry(least = 0) {
     this.drop();
     const hold = Math.max(least, this.notBefore - this.environment.now(), 0);
-    const wait = hold + backoffMs(this.attempt, this.environment.random);
-    this.attempt += 1;
+    // The node drew the delay of a move from its own window: adding to it would only lengthen the gap.
+    const wait = this.moving ? hold : hold + backoffMs(this.attempt, this.environment.random);
+    this.attempt += this.moving ? 0 : 1;
     this.retryAt = this.environment.now() + wait;
     this.change('waiting');
     this.timer('retry', wait, () => this.connect());
@@ -209,7 +214,7 @@ export class Connection extends EventTarget {
       return;
     }
     if (epoch !== this.epoch) return;
-    const { url, discoveryToken } = await this.place.locate();
+    const { url, discoveryToken = this.moveToken } = await this.place.locate();
     if (epoch !== this.epoch) return;
     const socket = new this.environment.WebSocket(url, [SUBPROTOCOL]);
     this.socket = socket;
@@ -287,6 +292,8 @@ export class Connection extends EventTarget {
     this.websocketFailures = 0;
     this.transport = 'websocket';
     this.notBefore = 0;
+    this.moving = false;
+    this.moveToken = undefined;
     // Frames that come while the owner prepares are kept by the owner: it sees `start` before any of them.
     void this.handler.start(welcome.outcome);
     this.catchingUp = welcome.outcome === 'resumed';
@@ -338,11 +345,13 @@ export class Connection extends EventTarget {
   /**
    * The node is leaving: go on using this connection until the delay is over, then take the next.
    * @param {number} epoch
-   * @param {{cursor: string, delay_ms: number}} reconnect
+   * @param {{cursor: string, delay_ms: number, token?: string}} reconnect
    */
   asked(epoch, reconnect) {
     this.handler.reached(reconnect.cursor, this.catchingUp);
     this.notBefore = this.environment.now() + reconnect.delay_ms;
+    this.moving = true;
+    this.moveToken = reconnect.token;
     this.timer('leave', reconnect.delay_ms, () => {
       if (epoch !== this.epoch) return;
       this.attempt = 0;
@@ -361,6 +370,8 @@ export class Connection extends EventTarget {
     this.socket = null;
     // 1006: nobody has closed it, so perhaps nobody is there.
     this.place.ended(link.welcomed || code !== 1006);
+    // The next node was not reached: from here on it is an outage like any other.
+    if (!link.welcomed) this.moving = false;
     if (link.welcomed && this.environment.now() - link.openedAt >= STABLE_MS) this.attempt = 0;
     if (link.welcomed && this.environment.now() - link.openedAt >= STABLE_MS) this.renewed = false;
     if (link.invalidCursor) {

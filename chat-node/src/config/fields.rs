@@ -142,9 +142,10 @@ settings! {
         /// Address and port that clients connect to. The default is reachable from this machine only; set
         /// `0.0.0.0:8080` to serve a network, behind something that ends TLS. Port 0 takes any free port.
         listen: SocketAddr = "127.0.0.1:8080";
-        /// Address and port of liveness, readiness and metrics. Keep it off the public network.
+        /// Address and port of liveness, readiness, metrics and the calls of an operator. Keep it off the public network.
         admin_listen: SocketAddr = "127.0.0.1:9090";
-        /// Bearer token that `/metrics` and `/v1/admin/` ask for. Without it they answer everyone who reaches the port.
+        /// Bearer token that `/metrics` and `/v1/admin/` ask for. Without it metrics answer everyone who reaches the port,
+        /// and `/v1/admin/` nobody.
         admin_token: Option<Secret> = "";
         /// Directory of the embedded store, the log and the signing key. It is created if it does not exist, and one
         /// node at a time can use it. Not used with `broker` and `store`.

@@ -132,15 +132,15 @@ mod tests {
             ..node(number)
         };
         let nodes = [of(1, "blue"), of(2, "green"), of(3, "green")];
-        let green = Pick { node: None, revision: Some("green".to_owned()) };
+        let green = Pick { node: None, revision: Some("green".to_owned()), generation: None };
         assert!(is_better_elsewhere(&nodes, nodes[0].id, &green));
         assert!(!is_better_elsewhere(&nodes, nodes[1].id, &green));
-        let red = Pick { node: None, revision: Some("red".to_owned()) };
+        let red = Pick { node: None, revision: Some("red".to_owned()), generation: None };
         assert!(!is_better_elsewhere(&nodes, nodes[0].id, &red), "nobody is of that revision");
-        let nothing = Pick { node: None, revision: None };
+        let nothing = Pick { node: None, revision: None, generation: None };
         assert!(!is_better_elsewhere(&nodes, nodes[0].id, &nothing));
         let full = [nodes[0].clone(), loaded(2, 100)];
-        let second = Pick { node: Some(full[1].id), revision: None };
+        let second = Pick { node: Some(full[1].id), revision: None, generation: None };
         assert!(!is_better_elsewhere(&full, full[0].id, &second), "it would be refused there");
     }
 

@@ -11,7 +11,9 @@ pub mod region;
 pub mod token;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use chat_protocol::admin::Target;
 use chat_protocol::{DeviceId, Millis, NodeId};
 
 pub use host::HostTemplate;
@@ -31,6 +33,9 @@ pub struct Directory {
     nodes: Box<dyn Fn() -> Vec<NodeDescription> + Send + Sync>,
     keys: Arc<KeyRing>,
     redirects: Redirects,
+    /// The newest generation heard of.
+    generation: AtomicU64,
+    platform_generation: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// The answer to "where should I connect?".
@@ -49,7 +54,19 @@ impl Directory {
         nodes: impl Fn() -> Vec<NodeDescription> + Send + Sync + 'static,
         keys: Arc<KeyRing>,
     ) -> Directory {
-        Directory { own, nodes: Box::new(nodes), keys, redirects: Redirects::default() }
+        Directory {
+            own,
+            nodes: Box::new(nodes),
+            keys,
+            redirects: Redirects::default(),
+            generation: AtomicU64::new(0),
+            platform_generation: Box::new(|| 0),
+        }
+    }
+
+    /// The same; `generation` tells the one that counts on the platform.
+    pub fn with_generation(self, generation: impl Fn() -> u64 + Send + Sync + 'static) -> Directory {
+        Directory { platform_generation: Box::new(generation), ..self }
     }
 
     /// A directory of one node that knows no others; for tests and for the document.
@@ -63,16 +80,32 @@ impl Directory {
         let nodes = (self.nodes)();
         let random = [rand::random(), rand::random()];
         let node = choice::choose(&nodes, region, random)?.clone();
-        let pick = Pick { node: Some(node.id), revision: None };
+        let pick = Pick { node: Some(node.id), revision: None, generation: None };
         let token =
             node.host.as_ref().and_then(|_| token::sign(&self.keys, &pick, now, TOKEN_LIFE_MS));
         Some(Answer { node, token })
     }
 
-    /// Whether a device that came with this token should go to another node first. A token that is expired or forged
-    /// says nothing: it is a preference, not a right.
+    /// A token that says: at any node of this revision. `None`: its name is too long.
+    pub fn token_to(&self, target: &Target, now: Millis) -> Option<String> {
+        self.generation.fetch_max(target.generation, Ordering::Relaxed);
+        let pick = Pick {
+            node: None,
+            revision: Some(target.revision.clone()),
+            generation: Some(target.generation),
+        };
+        token::sign(&self.keys, &pick, now, TOKEN_LIFE_MS)
+    }
+
+    /// Whether a device that came with this token should go to another node first. A token that is expired, forged, or of
+    /// an older generation says nothing: it is a preference, not a right.
     pub fn should_redirect(&self, token: &str, device: DeviceId, now: Millis) -> bool {
         let Some(pick) = token::verify(&self.keys, token, now) else { return false };
+        let heard = self.generation.fetch_max((self.platform_generation)(), Ordering::Relaxed);
+        let known = heard.max((self.platform_generation)());
+        if pick.generation.is_some_and(|generation| generation < known) {
+            return false;
+        }
         let nodes = (self.nodes)();
         choice::is_better_elsewhere(&nodes, self.own, &pick) && self.redirects.first(device, now)
     }

@@ -22,6 +22,8 @@ pub struct Pick {
     pub node: Option<NodeId>,
     /// Without a node: the revision.
     pub revision: Option<String>,
+    /// The generation of rollouts and rollbacks that the revision is of.
+    pub generation: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,6 +33,8 @@ struct Claims {
     node: Option<NodeId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     revision: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
     /// Milliseconds: nobody but these nodes reads it.
     until_ms: u64,
 }
@@ -44,6 +48,7 @@ pub fn sign(keys: &KeyRing, pick: &Pick, now: Millis, life_ms: u64) -> Option<St
         iss: ISSUER.to_owned(),
         node: pick.node,
         revision: pick.revision.clone(),
+        generation: pick.generation,
         until_ms: now.plus(life_ms).0,
     };
     let (id, key) = keys.signing();
@@ -63,7 +68,8 @@ pub fn verify(keys: &KeyRing, token: &str, now: Millis) -> Option<Pick> {
     validation.set_required_spec_claims(&["iss"]);
     validation.validate_exp = false;
     let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).ok()?.claims;
-    (claims.until_ms > now.0).then_some(Pick { node: claims.node, revision: claims.revision })
+    let Claims { node, revision, generation, until_ms, .. } = claims;
+    (until_ms > now.0).then_some(Pick { node, revision, generation })
 }
 
 #[cfg(test)]
@@ -75,7 +81,7 @@ mod tests {
     #[test]
     fn a_pick_is_read_until_it_expires_and_by_the_platforms_keys_only() {
         let (keys, others) = (KeyRing::random(), KeyRing::random());
-        let pick = Pick { node: Some(NodeId::random()), revision: None };
+        let pick = Pick { node: Some(NodeId::random()), revision: None, generation: None };
         let token = sign(&keys, &pick, NOW, 300_000).unwrap();
         assert!(token.len() < 300, "{} bytes", token.len());
         assert_eq!(verify(&keys, &token, NOW.plus(299_999)), Some(pick));
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn a_revision_travels_and_a_huge_one_does_not() {
         let keys = KeyRing::random();
-        let pick = |revision: String| Pick { node: None, revision: Some(revision) };
+        let pick = |revision: String| Pick { node: None, revision: Some(revision), generation: None };
         let token = sign(&keys, &pick("2026.11-green".into()), NOW, 1_000).unwrap();
         assert_eq!(verify(&keys, &token, NOW), Some(pick("2026.11-green".into())));
         assert_eq!(sign(&keys, &pick("x".repeat(300)), NOW, 1_000), None);
@@ -106,7 +112,7 @@ mod tests {
             NOW,
         );
         assert_eq!(verify(&keys, &access, NOW), None);
-        let pick = Pick { node: Some(NodeId::random()), revision: None };
+        let pick = Pick { node: Some(NodeId::random()), revision: None, generation: None };
         let token = sign(&keys, &pick, NOW, 300_000).unwrap();
         assert!(!crate::auth::tests_support::is_access_token(&keys, &token, NOW));
     }

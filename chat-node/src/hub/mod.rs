@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::fetch::Fetch;
 use self::group::Group;
-pub use self::outbox::{Item, Outbox, Pushed, Taken};
+pub use self::outbox::{Farewell, Item, Outbox, Pushed, Taken};
 pub use self::room::RoomFrame;
 use self::waiting::WaitingRoom;
 use crate::clock::Clock;

@@ -43,10 +43,16 @@ pub enum Item {
         catching_up: bool,
     },
     /// The node is leaving.
-    Reconnect {
-        /// How long the client should wait.
-        delay_ms: u64,
-    },
+    Reconnect(Box<Farewell>),
+}
+
+/// What a client is told that should go elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Farewell {
+    /// How long the client should wait.
+    pub delay_ms: u64,
+    /// The token to come with, shared by all who get the same.
+    pub token: Option<Arc<str>>,
 }
 
 /// What a writer gets.
@@ -199,14 +205,27 @@ impl Outbox {
         wake(waiting);
     }
 
-    /// Tells the client to connect elsewhere, writes what waits, and ends.
-    pub fn finish(&self, delay_ms: u64) {
+    /// Tells the client to connect elsewhere, and goes on. `false`: the connection is being closed.
+    pub fn ask_to_leave(&self, farewell: Farewell) -> bool {
         let mut waiting = self.lock();
-        if waiting.end.is_none() {
-            waiting.items.push_back(Item::Reconnect { delay_ms });
+        let is_open = waiting.end.is_none();
+        if is_open {
+            waiting.items.push_back(Item::Reconnect(Box::new(farewell)));
+            wake(waiting);
+        }
+        is_open
+    }
+
+    /// Tells the client to connect elsewhere, writes what waits, and ends. `false`: the connection is being closed.
+    pub fn finish(&self, farewell: Farewell) -> bool {
+        let mut waiting = self.lock();
+        let is_open = waiting.end.is_none();
+        if is_open {
+            waiting.items.push_back(Item::Reconnect(Box::new(farewell)));
             waiting.end = Some(Close::Restart);
             wake(waiting);
         }
+        is_open
     }
 
     /// Writes what waits, and ends.
@@ -348,7 +367,7 @@ impl Waiting {
                     self.room_bytes -= batch.frame.len_bytes();
                     bytes += batch.frame.len_bytes();
                 }
-                Item::Cursor { .. } | Item::Reconnect { .. } => {}
+                Item::Cursor { .. } | Item::Reconnect(_) => {}
             }
             taken.push_back(item);
         }
@@ -526,14 +545,24 @@ mod tests {
     fn finish_writes_what_waits_before_the_end_and_takes_nothing_more() {
         let outbox = outbox();
         outbox.push(chat(1, 10));
-        outbox.finish(500);
+        outbox.finish(Farewell { delay_ms: 500, token: None });
         assert_eq!(outbox.push(chat(2, 10)), Pushed::Closed);
         let (items, end) = drain(&outbox);
-        assert!(
-            matches!(&items[..], [Item::Live(_), Item::Reconnect { delay_ms: 500 }]),
-            "{items:?}"
-        );
+        let is_told = |item: &Item| matches!(item, Item::Reconnect(told) if told.delay_ms == 500);
+        assert!(matches!(&items[..], [Item::Live(_), last] if is_told(last)), "{items:?}");
         assert_eq!(end, Some(Close::Restart));
+    }
+
+    #[test]
+    fn a_client_that_is_asked_to_leave_is_served_until_it_does() {
+        let outbox = outbox();
+        assert!(outbox.ask_to_leave(Farewell { delay_ms: 500, token: Some("there".into()) }));
+        assert_eq!(outbox.push(chat(2, 10)), Pushed::Waiting);
+        let (items, end) = drain(&outbox);
+        assert!(matches!(&items[..], [Item::Reconnect(_), Item::Live(_)]), "{items:?}");
+        assert_eq!(end, None);
+        outbox.end_after_flush(Close::Restart);
+        assert!(!outbox.ask_to_leave(Farewell::default()), "it leaves already");
     }
 
     #[test]

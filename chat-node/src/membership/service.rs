@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use chat_broker::{Broker, Change, Entry, Revision, Watch};
+use chat_protocol::NodeId;
+use chat_protocol::admin::{AdminCode, AdminProblem, OwnerRevision};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::clock::{OFFSET_MS_MAX, offset_ms};
-use super::entry::{NodeEntry, OWNER_REVISION_KEY};
+use super::entry::{NodeEntry, OWNER_REVISION_KEY, owner_revision_after, owner_revision_of};
 use super::metrics::Metrics;
 use super::view::{Settings, View};
 use crate::clock::Clock;
@@ -30,6 +32,8 @@ const GATHER: Duration = Duration::from_millis(2);
 /// How long a log may go on to say that a partition is held whose owner says that it has closed it.
 const OFFER_PATIENCE: Duration = Duration::from_millis(500);
 const WATCH_RETRY: Duration = Duration::from_millis(250);
+/// Attempts to write a key that others write, too.
+const OWNER_REVISION_TRIES: usize = 5;
 /// Renewals whose entries did not come back yet.
 const RENEWALS_MAX: usize = 16;
 /// How long a node that ends tries to say so.
@@ -62,6 +66,7 @@ pub struct Membership {
     held_until_ms: AtomicU64,
     offset_ms: AtomicI64,
     is_leaving: AtomicBool,
+    is_prepared: AtomicBool,
     connections: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     renew: Notify,
     decide: Notify,
@@ -71,6 +76,7 @@ struct State {
     view: View,
     /// When the last renewals were sent and acknowledged, by the monotonic clock.
     renewals: VecDeque<(Revision, Duration, Duration)>,
+    owner_revision: OwnerRevision,
 }
 
 impl Membership {
@@ -80,10 +86,15 @@ impl Membership {
         let view = View::new(parts.settings, lease);
         Arc::new(Membership {
             lease,
-            state: Mutex::new(State { view, renewals: VecDeque::new() }),
+            state: Mutex::new(State {
+                view,
+                renewals: VecDeque::new(),
+                owner_revision: OwnerRevision::default(),
+            }),
             held_until_ms: AtomicU64::new(0),
             offset_ms: AtomicI64::new(UNKNOWN),
             is_leaving: AtomicBool::new(false),
+            is_prepared: AtomicBool::new(false),
             connections: OnceLock::new(),
             renew: Notify::new(),
             decide: Notify::new(),
@@ -130,6 +141,61 @@ impl Membership {
     pub fn nodes(&self) -> Vec<NodeEntry> {
         let now = self.parts.clock.elapsed();
         self.lock().view.alive(now).cloned().collect()
+    }
+
+    /// Tells the others whether this node hands its clients over. It goes on to own partitions.
+    pub fn set_prepared(&self, is_prepared: bool) {
+        self.is_prepared.store(is_prepared, Ordering::Relaxed);
+        self.renew.notify_one();
+    }
+
+    /// Other nodes that hand their clients over.
+    pub fn preparing_nodes(&self) -> Vec<NodeId> {
+        let now = self.parts.clock.elapsed();
+        let state = self.lock();
+        let others = state.view.alive(now).filter(|entry| entry.node != self.lease.node);
+        others.filter(|entry| entry.prepared || entry.draining).map(|entry| entry.node).collect()
+    }
+
+    /// Whose nodes own partitions, as this node has heard.
+    pub fn owner_revision(&self) -> OwnerRevision {
+        self.lock().owner_revision.clone()
+    }
+
+    /// Says whose nodes own partitions. An older operator than the last one is refused.
+    pub async fn set_owner_revision(
+        &self,
+        wanted: &OwnerRevision,
+    ) -> Result<OwnerRevision, AdminProblem> {
+        let unavailable = |error: String| {
+            let detail = format!("The broker does not take the change: {error}. Ask again.");
+            AdminProblem::new(AdminCode::Unavailable, detail)
+        };
+        let broker = &self.parts.broker;
+        for _ in 0..OWNER_REVISION_TRIES {
+            let found = broker.get(OWNER_REVISION_KEY).await.map_err(|e| unavailable(e.0))?;
+            let (at, known) = match &found {
+                Some(entry) => (entry.revision, owner_revision_of(&entry.value)),
+                None => (Revision(0), OwnerRevision::default()),
+            };
+            let after = owner_revision_after(&known, wanted)?;
+            if found.is_some() && after == known {
+                return Ok(after);
+            }
+            let value = serde_json::to_vec(&after).map_err(|e| unavailable(e.to_string()))?;
+            let written = broker.put(OWNER_REVISION_KEY, at, value.into()).await;
+            if written.map_err(|e| unavailable(e.0))?.is_some() {
+                tracing::info!(revision = after.revision, generation = after.generation, "the operator says whose nodes own partitions");
+                return Ok(after);
+            }
+        }
+        Err(unavailable("others write it all the time".to_owned()))
+    }
+
+    fn set_known(&self, known: OwnerRevision, now: Duration) {
+        let mut state = self.lock();
+        state.view.set_owner_revision(known.revision.clone(), now);
+        state.owner_revision = known;
     }
 
     /// Takes in what another node says to this one. `false`: it is not about partitions.
@@ -179,6 +245,7 @@ impl Membership {
         NodeEntry {
             owns: self.may_own(),
             draining: self.is_leaving.load(Ordering::Relaxed),
+            prepared: self.is_prepared.load(Ordering::Relaxed),
             connections: self.connections.get().map_or(0, |count| count()),
             counter,
             ..self.parts.about.clone()
@@ -272,7 +339,7 @@ impl Membership {
             match change {
                 Change::Written { key, entry } => self.written(&key, &entry, now),
                 Change::Removed { key } if key == OWNER_REVISION_KEY => {
-                    self.lock().view.set_owner_revision(String::new(), now);
+                    self.set_known(OwnerRevision::default(), now);
                 }
                 Change::Removed { key } => {
                     if let Some(node) = NodeEntry::node_of_key(&key) {
@@ -288,8 +355,7 @@ impl Membership {
 
     fn written(&self, key: &str, entry: &Entry, now: Duration) {
         if key == OWNER_REVISION_KEY {
-            let revision = String::from_utf8_lossy(&entry.value).trim().to_owned();
-            self.lock().view.set_owner_revision(revision, now);
+            self.set_known(owner_revision_of(&entry.value), now);
         }
         let Some(node) = NodeEntry::node_of_key(key) else { return };
         let Some(told) = NodeEntry::from_value(&entry.value).filter(|told| told.node == node)

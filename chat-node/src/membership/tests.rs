@@ -39,6 +39,7 @@ fn entry(lease: Lease, counter: u64) -> NodeEntry {
         capacity: 0,
         owns: true,
         draining: false,
+        prepared: false,
         counter,
     }
 }

@@ -1,7 +1,7 @@
 //! The composition root: builds everything, runs it, and ends it in order.
 //!
-//! The end: 1. not ready; among many nodes its partitions go to others; no more connections; 2. clients are told to come
-//! back, and their sockets close; 3. requests under way finish; 4. owners settle, write and close their logs; 5. tasks end;
+//! The end: 1. not ready; among many nodes its partitions go to others; no more connections; 2. clients are asked to come
+//! back elsewhere, as in a rollout, and their sockets close; 3. requests under way finish; 4. owners settle, write and close their logs; 5. tasks end;
 //! 6. store and log close.
 
 mod places;
@@ -33,17 +33,18 @@ use crate::clock::{Clock, alone};
 use crate::config::{BrokerAddress, Config, Sources};
 use crate::conversation::metrics::Metrics;
 use crate::conversation::owner::{Outages, Shared};
-use crate::conversation::owners::{Companion, Owners};
+use crate::conversation::owners::{Companion, Holding, Owners};
 use crate::conversation::router::Router;
 use crate::delivery::Place;
 use crate::discovery::Role;
+use crate::handover::{self, Handover};
 use crate::hub::{Fetch, Hub};
 use crate::membership::{self, Membership, NodeEntry};
 use crate::partition::{Alone, Lease, Leases};
 use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
 use crate::session::{self, Gateway, Parts};
 use crate::watermark::Watermarks;
-use crate::{http, limits, presence, server, transport};
+use crate::{http, presence, server, transport};
 use ports::Ports;
 
 /// Records stay in the log at least this long.
@@ -65,6 +66,7 @@ struct Node {
     owners: Arc<Owners>,
     watermarks: Arc<Watermarks>,
     gateway: Arc<Gateway>,
+    handover: Arc<Handover>,
     hub: Arc<Hub>,
     api: axum::Router,
     document: utoipa::openapi::OpenApi,
@@ -96,7 +98,7 @@ pub async fn run_on(
     let mut ports = Box::pin(ports::open(&config, directory, &clock)).await?;
     (ports.broker, ports.store) = wrap(ports.broker.clone(), ports.store.clone());
     let epoch = ports::agree_on_epoch(&*ports.broker, &*ports.store).await?;
-    let node = build(&config, &ports, clock.clone(), keys, epoch).await?;
+    let node = build(&config, &ports, clock.clone(), keys, epoch, &stop).await?;
     let draining = Arc::new(AtomicBool::new(false));
     let stop_accepting = CancellationToken::new();
     match &node.membership {
@@ -111,9 +113,14 @@ pub async fn run_on(
     }
     node.keeping.spawn(node.owners.clone().announce(node.stop_keeping.clone()));
     node.keeping.spawn(expire(ports.store.clone(), clock, node.stop_keeping.clone()));
+    node.keeping.spawn(node.handover.clone().run(node.stop_keeping.clone()));
     let not_ready = not_ready(&node, draining.clone());
-    let admin =
-        Admin { registry: Arc::new(node.registry), not_ready, token: config.admin_token.clone() };
+    let admin = Admin {
+        registry: Arc::new(node.registry),
+        not_ready,
+        token: config.admin_token.clone(),
+        handover: Some(node.handover.clone()),
+    };
     let admin_settings = server::Settings { proxies: vec![], ..server_settings(&config) };
     let stop_admin = node.stop_keeping.clone();
     let admin_address = admin_listener.local_addr()?;
@@ -150,9 +157,7 @@ pub async fn run_on(
         }
         tracing::info!("ending: clients are told to connect again");
         stop_accepting.cancel();
-        let jitter_ms = config.shutdown.drain_jitter_ms;
-        let deadline = Duration::from_millis(jitter_ms + limits::DRAIN_FLUSH_MS);
-        let drained = node.gateway.sessions.drain(jitter_ms, deadline).await;
+        let drained = node.handover.leave(config.shutdown.drain_jitter_ms).await;
         node.serving.close();
         node.serving.wait().await;
         node.owners.release_all();
@@ -176,7 +181,8 @@ pub fn openapi() -> String {
     let document = async {
         let ports = Ports::memory();
         let config = Config::load(&Sources::default())?;
-        let node = build(&config, &ports, Clock::system(), KeyRing::random(), 0).await?;
+        let (clock, stop) = (Clock::system(), CancellationToken::new());
+        let node = build(&config, &ports, clock, KeyRing::random(), 0, &stop).await?;
         Ok::<_, anyhow::Error>(node.document.to_pretty_json()?)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -197,6 +203,7 @@ async fn build(
     clock: Clock,
     keys: KeyRing,
     epoch: u64,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Node> {
     let lease = Lease { node: NodeId::random(), start: rand::random() };
     let keys = Arc::new(keys);
@@ -214,6 +221,7 @@ async fn build(
         membership: membership.clone(),
         owners: OnceLock::new(),
         gateway: OnceLock::new(),
+        handover: OnceLock::new(),
     });
     let bus = ports.broker.connect(ear.clone()).await?;
     hub.attach(bus.clone());
@@ -297,6 +305,20 @@ async fn build(
     gateway.spawn(&keeping, &stop_keeping);
     // The gateway holds the bus, and the bus its receiver.
     ensure!(ear.gateway.set(Arc::downgrade(&gateway)).is_ok(), "the bus has one gateway");
+    let held = owners.clone();
+    let handover = Handover::new(handover::Parts {
+        gateway: gateway.clone(),
+        bus: bus.clone(),
+        membership: membership.clone(),
+        partitions: Box::new(move || {
+            held.holdings().iter().filter(|holding| **holding != Holding::Idle).count() as u64
+        }),
+        name: config.node_name.clone(),
+        revision: config.revision.clone(),
+        start: lease.start,
+        stop: stop.clone(),
+    });
+    ensure!(ear.handover.set(Arc::downgrade(&handover)).is_ok(), "the bus has one hand-over");
     let transports: OpenApiRouter = transport::websocket::router(gateway.clone())
         .merge(transport::poll::router(gateway.clone()))
         .merge(transport::events::router(gateway.clone()));
@@ -315,6 +337,7 @@ async fn build(
     metrics.register(&mut registry);
     session_metrics.register(&mut registry);
     presence_metrics.register(&mut registry);
+    handover.metrics().register(&mut registry);
     if let Some(membership) = &membership {
         membership.metrics().register(&mut registry);
         let gateway = Arc::downgrade(&gateway);
@@ -327,6 +350,7 @@ async fn build(
         owners,
         watermarks,
         gateway,
+        handover,
         hub,
         api,
         document,
@@ -440,6 +464,7 @@ fn membership(
         capacity: config.connections_max,
         owns: false,
         draining: false,
+        prepared: false,
         counter: 0,
     };
     Some(Membership::new(membership::Parts {
@@ -456,10 +481,13 @@ fn membership(
 fn not_ready(node: &Node, draining: Arc<AtomicBool>) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
     let (owners, watermarks) = (node.owners.clone(), node.watermarks.clone());
     let membership = node.membership.clone();
+    let handover = node.handover.clone();
     Arc::new(move || {
         let mut reasons = vec![];
         if draining.load(Ordering::Relaxed) {
             reasons.push("The node is ending.".to_owned());
+        } else {
+            reasons.extend(handover.not_ready());
         }
         if let Some(membership) = &membership {
             reasons.extend(membership.not_ready());
@@ -501,6 +529,7 @@ struct Ear {
     membership: Option<Arc<Membership>>,
     owners: OnceLock<Arc<Owners>>,
     gateway: OnceLock<Weak<Gateway>>,
+    handover: OnceLock<Weak<Handover>>,
 }
 
 impl Receiver for Ear {
@@ -518,7 +547,9 @@ impl Receiver for Ear {
                 }
             }
             Some(Subject::Node(_)) => {
-                let is_known = self.membership.as_ref().is_some_and(|known| known.hear(&payload));
+                let handover = self.handover.get().and_then(Weak::upgrade);
+                let is_known = self.membership.as_ref().is_some_and(|known| known.hear(&payload))
+                    || handover.is_some_and(|known| known.hear(&payload));
                 if !is_known {
                     tracing::debug!("a payload for this node is not known to it");
                 }

@@ -23,8 +23,10 @@ pub(super) fn directory(
     keys: Arc<KeyRing>,
 ) -> Directory {
     if let Some(membership) = membership {
+        let generation = membership.clone();
         let nodes = move || membership.nodes().into_iter().filter_map(description).collect();
-        return Directory::new(own, nodes, keys);
+        return Directory::new(own, nodes, keys)
+            .with_generation(move || generation.owner_revision().generation);
     }
     let node = NodeDescription {
         name: config.node_name.clone(),
@@ -48,7 +50,7 @@ fn description(entry: NodeEntry) -> Option<NodeDescription> {
         roles: Roles::of(entry.roles.iter().filter_map(|name| Role::named(name)))?,
         revision: Some(entry.revision).filter(|revision| !revision.is_empty()),
         load: Load { connections: entry.connections, connections_max: entry.capacity },
-        draining: entry.draining,
+        draining: entry.draining || entry.prepared,
     })
 }
 
@@ -69,6 +71,7 @@ mod tests {
             capacity: 10,
             owns: true,
             draining: true,
+            prepared: false,
             counter: 7,
         }
     }

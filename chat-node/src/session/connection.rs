@@ -43,7 +43,6 @@ pub struct Connection {
     gateway: Arc<Gateway>,
     /// What others know of it.
     pub session: Arc<Session>,
-    transport: Transport,
     encoding: Encoding,
     /// The last cursor written.
     position: MessageId,
@@ -54,6 +53,9 @@ pub struct Connection {
     faults: u32,
     /// Live frames written since the last cursor.
     live_frames: u32,
+    /// It was told to connect elsewhere.
+    is_told: bool,
+    has_acknowledged: bool,
     end: End,
     _user: Subscription,
 }
@@ -169,13 +171,15 @@ impl Gateway {
         };
         let reading = Mutex::new(reading);
         let session =
-            Arc::new(Session { caller, lineage: start.lineage, outbox, attendance, reading });
-        self.sessions.register(session.clone(), transport);
+            Arc::new(Session { caller, lineage: start.lineage, transport, outbox, attendance, reading });
+        self.sessions.register(session.clone());
+        if start.outcome != Outcome::New {
+            self.sessions.returned(start.lineage);
+        }
         self.schedule_read(&session, Duration::ZERO);
         let mut connection = Connection {
             gateway: self.clone(),
             session,
-            transport,
             encoding,
             position: start.position,
             rooms: Vec::new(),
@@ -183,6 +187,8 @@ impl Gateway {
             bucket: self.parts.settings.rate.map(|rate| Bucket::new(rate, self.elapsed())),
             faults: 0,
             live_frames: 0,
+            is_told: false,
+            has_acknowledged: false,
             end: End::Abrupt,
             _user: user,
         };
@@ -330,9 +336,11 @@ impl Connection {
                 let bytes = self.encoding.write(&frame).into();
                 Some(Written { bytes, cursor: Some(cursor), reconnect_delay_ms: None })
             }
-            Item::Reconnect { delay_ms } => {
-                let cursor = self.cursor();
-                let frame = ServerFrame::Reconnect(Reconnect { cursor, delay_ms });
+            Item::Reconnect(farewell) => {
+                self.is_told = true;
+                let (cursor, delay_ms) = (self.cursor(), farewell.delay_ms);
+                let token = farewell.token.as_deref().map(str::to_owned);
+                let frame = ServerFrame::Reconnect(Reconnect { cursor, delay_ms, token });
                 let bytes = self.encoding.write(&frame).into();
                 Some(Written { bytes, cursor: None, reconnect_delay_ms: Some(delay_ms) })
             }
@@ -347,9 +355,16 @@ impl Connection {
         }
     }
 
-    /// How the connection ended. Without this it counts as cut off.
+    /// The client left by itself, or has answered the close frame.
+    pub fn acknowledged(&mut self) {
+        self.has_acknowledged = true;
+    }
+
+    /// How the connection ended. Without this it counts as cut off, and so does a restart that the client was not told
+    /// of before.
     pub fn ended(&mut self, end: End) {
-        self.end = end;
+        let is_untold = end == End::Closed(Close::Restart) && !self.is_told;
+        self.end = if is_untold { End::Abrupt } else { end };
     }
 
     /// The cursor of what was written.
@@ -430,10 +445,9 @@ impl Drop for Connection {
         if self.end == End::Closed(Close::LoggedOut) {
             self.session.attendance.leave();
         }
-        let connection = self.session.outbox.connection;
         // Nobody reads it any more; pushes of the moment before the hub forgets it are refused.
         self.session.outbox.close(Close::Internal);
-        self.gateway.sessions.unregister(connection, self.transport, self.end);
+        self.gateway.sessions.unregister(&self.session, self.end, self.has_acknowledged);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What sessions count.
 
+use chat_protocol::Code;
+use chat_protocol::admin::Handshakes;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -68,6 +70,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Handshakes so far: sessions begun, and hellos that failed because of the server.
+    pub fn handshakes(&self) -> Handshakes {
+        let count = |outcome| {
+            self.hellos.get(&ByOutcome { outcome }).map_or(0, |counter| counter.get())
+        };
+        let is_failure = |code: &&Code| code.http_status() >= 500 && **code != Code::Draining;
+        Handshakes {
+            accepted: ["new", "resumed", "reset"].into_iter().map(count).sum(),
+            failed: Code::ALL.iter().filter(is_failure).map(|code| count(code.as_str())).sum(),
+        }
+    }
+
     /// Names them for the metrics endpoint.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("connections", "Connections that stand", self.connections.clone());

@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::connection::{Connection, Written};
 pub use self::metrics::{Metrics, Transport};
-pub use self::registry::{Drained, Sessions};
+pub use self::registry::{Client, Observer, Sessions};
 pub use self::settings::{Rate, Settings};
 
 use self::confirmed::Confirmed;
@@ -85,6 +85,8 @@ pub struct Session {
     pub caller: Caller,
     /// The lineage, kept through resumes.
     pub lineage: SessionId,
+    /// How it is connected.
+    pub transport: Transport,
     /// What waits for the socket. Holds the connection's own id.
     pub outbox: Arc<Outbox>,
     /// Its presence.
@@ -107,6 +109,16 @@ struct Reading {
 impl Session {
     fn reading(&self) -> MutexGuard<'_, Reading> {
         self.reading.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// What of it is asked to leave.
+    fn client(&self) -> Client {
+        Client {
+            lineage: self.lineage,
+            transport: self.transport,
+            outbox: self.outbox.clone(),
+            attendance: self.attendance.clone(),
+        }
     }
 
     /// Everything up to here was queued on this connection.

@@ -14,10 +14,11 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use chat_broker::Subject;
 use chat_protocol::api::Sync;
+use chat_protocol::close::Close;
 use chat_protocol::cursor::Cursor;
 use chat_protocol::encoding::Encoding;
 use chat_protocol::error::{Code, Refusal};
-use chat_protocol::frame::ServerFrame;
+use chat_protocol::frame::{Outcome, ServerFrame};
 use chat_protocol::limits::CURSOR_ROOMS_MAX;
 use chat_protocol::{ConversationId, MessageId, SessionId};
 use serde::Deserialize;
@@ -31,12 +32,10 @@ use crate::delivery::{Class, Frame};
 use crate::hub::{Item, Outbox, Subscription, Taken};
 use crate::session::hello::Start;
 use crate::session::pull::{self, Pulled};
-use crate::session::{Gateway, Settings, Transport};
+use crate::session::{Client, Gateway, Settings, Transport};
 
 /// A plain poll with nothing to tell asks for this pause.
 const POLL_PAUSE_MS: u64 = 5_000;
-/// Clients of a node that leaves come back spread over this time.
-const DRAIN_SPREAD_MS: u64 = 3_000;
 
 /// The route.
 pub fn router(gateway: Arc<Gateway>) -> OpenApiRouter {
@@ -79,11 +78,11 @@ async fn sync(
         answer(&gateway, caller, asked).await
     };
     match answer.await {
-        Ok(sync) => {
+        Ok((sync, closes)) => {
             let mut response = Json(sync).into_response();
             let headers = response.headers_mut();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            if gateway.sessions.is_draining() {
+            if closes {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response
@@ -92,38 +91,50 @@ async fn sync(
     }
 }
 
-async fn answer(gateway: &Arc<Gateway>, caller: Caller, asked: Asked) -> Result<Sync, Refusal> {
+/// The answer, and whether the connection should close behind it.
+async fn answer(
+    gateway: &Arc<Gateway>,
+    caller: Caller,
+    asked: Asked,
+) -> Result<(Sync, bool), Refusal> {
     let rooms = parse_rooms(asked.room.as_deref())?;
     let mut start = gateway.start(&caller, asked.cursor.as_deref()).await?;
     let parts = &gateway.parts;
-    let state = gateway.polls.arrive(
+    let (state, is_new) = gateway.polls.arrive(
         (caller.user_id, start.lineage),
         &*parts.presences,
         &parts.watermarks,
         gateway.elapsed(),
     );
-    let _counted = gateway.sessions.count(Transport::Poll);
+    if is_new && start.outcome != Outcome::New {
+        gateway.sessions.returned(start.lineage);
+    }
     let wait = wait(asked.wait_ms.unwrap_or(0), &parts.settings);
     let outbox = Arc::new(Outbox::new(SessionId::random(), caller.device_id));
+    let mut waiting = gateway.sessions.wait(Client {
+        lineage: start.lineage,
+        transport: Transport::Poll,
+        outbox: outbox.clone(),
+        attendance: state.attendance.clone(),
+    });
     add_rooms(gateway, &caller, &mut start, rooms).await?;
     // Before the read: what is published after it is not missed.
     let _live = listen(gateway, &caller, &start, &outbox, wait).await?;
     let deadline = tokio::time::Instant::now() + wait;
-    let mut poll = Poll { gateway, caller, start, frames: Vec::new(), more: false };
+    let mut poll = Poll { gateway, caller, start, frames: Vec::new(), more: false, leave_after_ms: None };
     poll.pull(state.ticket, &state.is_complete).await?;
     if poll.frames.is_empty() && !wait.is_zero() {
         let happened = tokio::select! {
             taken = outbox.take() => Some(taken),
             () = tokio::time::sleep_until(deadline) => None,
-            () = gateway.sessions.leaving() => None,
         };
         match happened {
             Some(Taken::Items(items)) => poll.take_live(items),
-            Some(Taken::End(_)) => {
+            Some(Taken::End(Close::LoggedOut)) => {
                 let detail = "This device was logged out. Log in again.";
                 return Err(Refusal::new(Code::Unauthenticated, detail));
             }
-            None => {}
+            Some(Taken::End(_)) | None => {}
         }
         if poll.frames.is_empty() {
             // Live delivery may have lost something.
@@ -131,7 +142,9 @@ async fn answer(gateway: &Arc<Gateway>, caller: Caller, asked: Asked) -> Result<
         }
     }
     state.attendance.beat(gateway.elapsed());
-    Ok(poll.into_answer(!state.is_complete.load(Ordering::Relaxed), wait))
+    waiting.answered();
+    let closes = poll.leave_after_ms.is_some() || gateway.sessions.sends_away();
+    Ok((poll.into_answer(!state.is_complete.load(Ordering::Relaxed), wait), closes))
 }
 
 /// How long to wait: what was asked, and no longer than a connection may be silent.
@@ -204,6 +217,8 @@ struct Poll<'a> {
     start: Start,
     frames: Vec<ServerFrame>,
     more: bool,
+    /// The client is asked to come back elsewhere, after this time.
+    leave_after_ms: Option<u64>,
 }
 
 impl Poll<'_> {
@@ -257,7 +272,11 @@ impl Poll<'_> {
                     }
                     batch.with_skipped(skipped)
                 }
-                Item::Cursor { .. } | Item::Reconnect { .. } => continue,
+                Item::Reconnect(farewell) => {
+                    self.leave_after_ms = Some(farewell.delay_ms);
+                    continue;
+                }
+                Item::Cursor { .. } => continue,
             };
             let Ok(parsed) = Encoding::Json.read::<ServerFrame>(&frame.encoded(Encoding::Json))
             else {
@@ -274,11 +293,10 @@ impl Poll<'_> {
     }
 
     fn into_answer(self, catching_up: bool, wait: Duration) -> Sync {
-        let is_draining = self.gateway.sessions.is_draining();
-        let retry_after_ms = match () {
-            () if is_draining => rand::random_range(0..=DRAIN_SPREAD_MS),
-            () if self.more || !wait.is_zero() => 0,
-            () => POLL_PAUSE_MS,
+        let retry_after_ms = match self.leave_after_ms {
+            Some(leave_after_ms) => leave_after_ms,
+            None if self.more || !wait.is_zero() => 0,
+            None => POLL_PAUSE_MS,
         };
         let cursor = Cursor {
             store_epoch: self.gateway.parts.store_epoch,

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{events, poll, websocket};
+use crate::handover::tests::handover;
 use crate::session::Settings;
 use crate::session::tests::world::{World, id, world};
 
@@ -283,9 +284,8 @@ async fn a_drain_ends_sockets_and_long_polls_with_their_cursor() {
         async move { get(&server, "sync?wait_ms=20000", Some(server.world.token())).await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let gateway = server.world.gateway.clone();
-    let drain =
-        tokio::spawn(async move { gateway.sessions.drain(100, Duration::from_secs(5)).await });
+    let handover = handover(&server.world);
+    let drain = tokio::spawn(async move { handover.leave(100).await });
     client.until(|f| matches!(f, ServerFrame::Reconnect(_)).then_some(())).await;
     assert_eq!(client.closed().await, Close::Restart.number());
     let answer = poll.await.unwrap();
@@ -293,7 +293,7 @@ async fn a_drain_ends_sockets_and_long_polls_with_their_cursor() {
     let sync: chat_protocol::api::Sync = answer.json();
     assert!(Cursor::decode(&sync.cursor).is_ok());
     let drained = drain.await.unwrap();
-    assert_eq!((drained.told, drained.cut_off), (1, 0));
+    assert_eq!((drained.told, drained.cut_off), (2, 0));
     assert_eq!(server.world.gateway.parts.metrics.abrupt_closes.get(), 0);
 }
 

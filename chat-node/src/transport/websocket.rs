@@ -144,7 +144,7 @@ where
                 Refusal::new(Code::HelloExpected, "The first frame must be `hello`.")
             }
             Incoming::Nothing => continue,
-            Incoming::Gone => return Err(None),
+            Incoming::Left | Incoming::Gone => return Err(None),
             Incoming::Unreadable(_, refusal) | Incoming::Fatal(refusal) => refusal,
         };
         return Err(Some((close_for(refusal.code), Some(refusal))));
@@ -171,10 +171,16 @@ where
                 }
                 Taken::End(close) => {
                     let limit = Duration::from_millis(settings.flush_timeout_ms);
-                    let told = Box::pin(end(socket, encoding, None, close, limit)).await;
-                    // A slow reader may not even take the close frame: that is its own doing.
-                    let is_fair = told || close == Close::Slow;
-                    return connection.ended(if is_fair { End::Closed(close) } else { End::Abrupt });
+                    return match Box::pin(end(socket, encoding, None, close, limit)).await {
+                        Told::Answered => {
+                            connection.acknowledged();
+                            connection.ended(End::Closed(close));
+                        }
+                        Told::Taken => connection.ended(End::Closed(close)),
+                        // A slow reader may not even take the close frame: that is its own doing.
+                        Told::Slow => connection.ended(End::Closed(Close::Slow)),
+                        Told::Gone => connection.ended(End::ByPeer),
+                    };
                 }
             },
             message = socket.next(), if connection.has_room() && !session.outbox.has_ended() => {
@@ -183,6 +189,11 @@ where
                     Incoming::Frame(frame) => connection.receive(frame),
                     Incoming::Unreadable(id, refusal) => connection.fault(id, refusal),
                     Incoming::Nothing => {}
+                    Incoming::Left => {
+                        connection.acknowledged();
+                        _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(socket.close())).await;
+                        return connection.ended(End::ByPeer);
+                    }
                     Incoming::Gone => {
                         _ = tokio::time::timeout(CLOSE_TIMEOUT, Box::pin(socket.close())).await;
                         return connection.ended(End::ByPeer);
@@ -207,6 +218,9 @@ enum Incoming {
     Unreadable(Option<u64>, Refusal),
     /// Ping or pong; pings are answered below this layer.
     Nothing,
+    /// With a close frame.
+    Left,
+    /// Without.
     Gone,
     /// Nothing more can be read from this socket.
     Fatal(Refusal),
@@ -214,7 +228,8 @@ enum Incoming {
 
 fn incoming(message: Option<Result<Message, axum::Error>>, encoding: Encoding) -> Incoming {
     let bytes = match (message, encoding) {
-        (None | Some(Ok(Message::Close(_))), _) => return Incoming::Gone,
+        (Some(Ok(Message::Close(_))), _) => return Incoming::Left,
+        (None, _) => return Incoming::Gone,
         (Some(Ok(Message::Ping(_) | Message::Pong(_))), _) => return Incoming::Nothing,
         (Some(Ok(Message::Text(text))), Encoding::Json) => Bytes::from(text),
         (Some(Ok(Message::Binary(bytes))), Encoding::MessagePack) => bytes,
@@ -328,14 +343,26 @@ fn message(encoding: Encoding, bytes: Bytes) -> Message {
     }
 }
 
-/// Sends a last frame and the close frame, and waits for the client's. Whether the socket took them.
+/// What came of a close frame.
+enum Told {
+    /// The client answered it.
+    Answered,
+    /// The socket took it.
+    Taken,
+    /// The socket took nothing in time.
+    Slow,
+    /// The client is gone.
+    Gone,
+}
+
+/// Sends a last frame and the close frame, and waits for the client's.
 async fn end<S>(
     socket: &mut S,
     encoding: Encoding,
     last: Option<Bytes>,
     close: Close,
     limit: Duration,
-) -> bool
+) -> Told
 where
     S: Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Unpin,
 {
@@ -346,19 +373,24 @@ where
         let reason = Utf8Bytes::from_static(close.reason());
         socket.send(Message::Close(Some(CloseFrame { code: close.number(), reason }))).await
     });
-    if !matches!(told.await, Ok(Ok(()))) {
-        return false;
+    match told.await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Told::Gone,
+        Err(_) => return Told::Slow,
     }
     // Closing with unread data would reset the connection, and the client might lose what was sent.
     let answer = async {
         while let Some(Ok(message)) = socket.next().await {
             if matches!(message, Message::Close(_)) {
-                break;
+                return true;
             }
         }
+        false
     };
-    _ = tokio::time::timeout(CLOSE_TIMEOUT, answer).await;
-    true
+    match tokio::time::timeout(CLOSE_TIMEOUT, answer).await {
+        Ok(true) => Told::Answered,
+        _ => Told::Taken,
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod bad_input;
 mod client;
 mod cluster;
 mod doctor;
+mod drain;
 mod durability;
 mod full_disk;
 mod migrate;

@@ -187,7 +187,7 @@ impl NodeProcess {
         self.running().address
     }
 
-    fn admin_url(&self) -> String {
+    pub(crate) fn admin_url(&self) -> String {
         format!("http://{}", self.running().admin)
     }
 

@@ -489,6 +489,7 @@ export class FakeServer {
   }
 
   hello(socket, hello) {
+    socket.hello = hello;
     let known;
     this.hellos.push(hello);
     if (this.faults.wrongNode) {

@@ -211,6 +211,21 @@ test('the node asks to leave: the client comes back after the delay, with the cu
   assert.equal(ada.store.generation, 0);
 });
 
+test('the node asks to leave and the client does so by itself, with the token, and without a failure', options, async () => {
+  const ada = await someone();
+  const [socket] = server.sockets;
+  const states = [];
+  server.write(socket, { reconnect: { cursor: server.cursor(socket), delay_ms: 300, token: 'to-green' } });
+  await until(() => ada.connection.moving, 'the frame');
+  assert.equal(ada.connection.state, 'live', 'it goes on until then');
+  ada.connection.addEventListener('state', () => states.push(ada.connection.state));
+  await until(() => server.sockets.size === 1 && ![...server.sockets].includes(socket), 'it is at another one');
+  await live(ada);
+  const [next] = server.sockets;
+  assert.equal(next.hello?.discovery_token, 'to-green');
+  assert.ok(!states.includes('waiting') && !ada.connection.moving, String(states));
+});
+
 test('two tabs without locks do not push each other off for ever', options, async () => {
   const ada = await someone();
   const other = client(server, { storage: ada.kept, local: ada.environment.local });

@@ -31,7 +31,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 /// The node's modules from top to bottom. A module uses those of lower layers, and itself.
 const LAYERS: &[&[&str]] = &[
     &["node"],
-    &["http", "transport"],
+    &["http", "transport", "handover"],
     &["session", "membership"],
     &["conversation", "presence", "hub"],
     &["partition"],

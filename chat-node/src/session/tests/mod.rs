@@ -364,39 +364,21 @@ async fn a_resumed_room_brings_its_newest_messages_and_counts_the_others() {
 }
 
 #[tokio::test]
-async fn a_drain_tells_everyone_where_to_go_on_and_lets_nobody_in() {
-    let world = world(quiet()).await;
-    world.announce(id(5), id(5));
-    let mut connection = connect(&world, None).await;
-    world.publish(id(9));
-    let gateway = world.gateway.clone();
-    let drain =
-        tokio::spawn(async move { gateway.sessions.drain(1_000, Duration::from_secs(5)).await });
-    while !world.gateway.sessions.is_draining() {
-        tokio::task::yield_now().await;
-    }
-    tokio::task::yield_now().await;
-    let (frames, end) = frames(&mut connection);
-    let Some(ServerFrame::Reconnect(reconnect)) = frames.last() else { panic!("{frames:?}") };
-    assert_eq!(Cursor::decode(&reconnect.cursor).unwrap().safe, id(5));
-    assert!(reconnect.delay_ms <= 1_000);
-    assert_eq!(message_ids(&frames), [id(9)], "what waited is written first");
-    assert_eq!(end, Some(Close::Restart));
-    let refused = world.gateway.hello(&world.hello(None), Encoding::Json).await.err().unwrap();
-    assert_eq!(refused.code, Code::Draining);
-    connection.ended(registry::End::Closed(Close::Restart));
-    drop(connection);
-    let drained = drain.await.unwrap();
-    assert_eq!((drained.told, drained.cut_off), (1, 0));
-    assert_eq!(world.gateway.parts.metrics.abrupt_closes.get(), 0);
-}
-
-#[tokio::test]
 async fn a_connection_dropped_without_an_end_counts_as_abrupt() {
     let world = world(quiet()).await;
     drop(connect(&world, None).await);
     assert_eq!(world.gateway.parts.metrics.abrupt_closes.get(), 1);
     assert!(world.gateway.sessions.is_empty());
+}
+
+#[tokio::test]
+async fn a_restart_that_the_client_was_not_told_of_counts_as_abrupt() {
+    let world = world(quiet()).await;
+    let mut connection = connect(&world, None).await;
+    connection.session.outbox.close(Close::Restart);
+    connection.ended(registry::End::Closed(Close::Restart));
+    drop(connection);
+    assert_eq!(world.gateway.parts.metrics.abrupt_closes.get(), 1);
 }
 
 #[tokio::test]

@@ -236,7 +236,7 @@ impl World {
 
     /// What discovery gives to a client that is to connect to another node.
     pub(crate) fn token_for_another_node(&self) -> Option<String> {
-        let pick = Pick { node: Some(self.other), revision: None };
+        let pick = Pick { node: Some(self.other), revision: None, generation: None };
         token::sign(&self.keys, &pick, NOW, TOKEN_LIFE_MS)
     }
 
