@@ -167,8 +167,7 @@ fn a_fresh_token_that_is_refused_ends_the_session() {
 #[test]
 fn the_delay_of_a_reconnect_frame_is_kept_and_its_cursor_used() {
     let mut session = connected();
-    let frame =
-        Reconnect { cursor: "drain".into(), delay_ms: 1_234, token: Some("there".into()) };
+    let frame = Reconnect { cursor: "drain".into(), delay_ms: 1_234, token: Some("there".into()) };
     session.on_frame(ServerFrame::Reconnect(frame), 0, 0);
     assert!(!session.should_leave(1_233), "it goes on until then");
     assert!(session.next_time_ms() <= 1_234);

@@ -160,7 +160,9 @@ async fn check_operator(State(admin): State<Admin>, request: Request, next: Next
     }
     let detail = match admin.token {
         Some(_) => "Send the node's admin token as \"Authorization: Bearer …\".",
-        None => "The node has no admin token: set admin_token, so that it can tell who commands it.",
+        None => {
+            "The node has no admin token: set admin_token, so that it can tell who commands it."
+        }
     };
     Refused(AdminProblem::new(AdminCode::Unauthenticated, detail)).into_response()
 }

@@ -189,14 +189,34 @@ async fn a_reconnect_frame_is_followed_after_its_delay_with_its_cursor() {
     let server = Server::start().await;
     let (_client, _events) = start(config(&server), State::default());
     let (mut socket, _) = server.welcome(Outcome::New).await;
-    let frame = Reconnect { cursor: "drained".into(), delay_ms: 400 };
-    socket.write(ServerFrame::Reconnect(frame)).await;
     let told = Instant::now();
+    let frame = Reconnect { cursor: "drained".into(), delay_ms: 400, token: None };
+    socket.write(ServerFrame::Reconnect(frame)).await;
     socket.close(Close::Restart.number(), Close::Restart.reason()).await;
     let (_socket, hello) = server.welcome(Outcome::Resumed).await;
     assert_eq!(hello.cursor.as_deref(), Some("drained"));
     // The backoff of this test is at most 50 ms.
     assert!(told.elapsed() >= Duration::from_millis(400), "{:?}", told.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_is_asked_to_leave_does_so_by_itself_with_the_token_and_tells_of_no_outage() {
+    let server = Server::start().await;
+    let (_client, mut events) = start(config(&server), State::default());
+    let (mut socket, _) = server.welcome(Outcome::New).await;
+    assert!(matches!(next(&mut events).await, Event::Connected(_)));
+    let told = Instant::now();
+    let token = Some("to-green".to_owned());
+    let frame = Reconnect { cursor: "drained".into(), delay_ms: 300, token: token.clone() };
+    socket.write(ServerFrame::Reconnect(frame)).await;
+    socket.write(message(1, ClientMessageId::random())).await;
+    let (_socket, hello) = server.welcome(Outcome::Resumed).await;
+    assert!(told.elapsed() >= Duration::from_millis(300), "{:?}", told.elapsed());
+    assert_eq!((hello.cursor.as_deref(), hello.discovery_token), (Some("drained"), token));
+    assert!(matches!(next(&mut events).await, Event::Cursor { .. }));
+    assert!(matches!(next(&mut events).await, Event::Message(_)), "it was served until then");
+    let event = next(&mut events).await;
+    assert!(matches!(event, Event::Connected(_)), "{event:?}");
 }
 
 #[tokio::test]

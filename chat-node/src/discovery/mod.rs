@@ -65,7 +65,10 @@ impl Directory {
     }
 
     /// The same; `generation` tells the one that counts on the platform.
-    pub fn with_generation(self, generation: impl Fn() -> u64 + Send + Sync + 'static) -> Directory {
+    pub fn with_generation(
+        self,
+        generation: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Directory {
         Directory { platform_generation: Box::new(generation), ..self }
     }
 

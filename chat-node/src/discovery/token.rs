@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn a_revision_travels_and_a_huge_one_does_not() {
         let keys = KeyRing::random();
-        let pick = |revision: String| Pick { node: None, revision: Some(revision), generation: None };
+        let pick =
+            |revision: String| Pick { node: None, revision: Some(revision), generation: None };
         let token = sign(&keys, &pick("2026.11-green".into()), NOW, 1_000).unwrap();
         assert_eq!(verify(&keys, &token, NOW), Some(pick("2026.11-green".into())));
         assert_eq!(sign(&keys, &pick("x".repeat(300)), NOW, 1_000), None);

@@ -22,9 +22,21 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let counters = [
             ("drain_asked", "Clients asked to connect elsewhere", &self.asked),
-            ("drain_acknowledged", "Of these, left by themselves or answered the close frame", &self.acknowledged),
-            ("drain_counted", "Lineages that were active when they were asked, and have acknowledged", &self.counted),
-            ("drain_resumed", "Of these, back on any node within 60 seconds after their delay", &self.resumed),
+            (
+                "drain_acknowledged",
+                "Of these, left by themselves or answered the close frame",
+                &self.acknowledged,
+            ),
+            (
+                "drain_counted",
+                "Lineages that were active when they were asked, and have acknowledged",
+                &self.counted,
+            ),
+            (
+                "drain_resumed",
+                "Of these, back on any node within 60 seconds after their delay",
+                &self.resumed,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -36,7 +48,8 @@ impl Metrics {
     /// Shows what the ledger says.
     pub(super) fn show(&self, ledger: &Ledger) {
         let Totals { asked, acknowledged, counted, resumed } = ledger.totals();
-        let rises = |counter: &Counter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+        let rises =
+            |counter: &Counter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
         rises(&self.asked, asked);
         rises(&self.acknowledged, acknowledged);
         rises(&self.counted, counted);

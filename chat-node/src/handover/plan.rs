@@ -138,7 +138,8 @@ impl Plan {
         }
         match &self.rollout {
             Some(other) if other != rollout => {
-                let detail = format!("The node is part of the rollout {other}. Cancel that one first.");
+                let detail =
+                    format!("The node is part of the rollout {other}. Cancel that one first.");
                 Err(AdminProblem::new(AdminCode::OtherRollout, detail))
             }
             _ => Ok(()),

@@ -11,7 +11,7 @@ use chat_protocol::admin::{
     OwnerRevision, Phase, RESUMED_WITHIN_MS,
 };
 use chat_protocol::close::Close;
-use chat_protocol::{NodeId, SessionId};
+use chat_protocol::SessionId;
 use tokio_util::sync::CancellationToken;
 
 use super::choice;
@@ -135,12 +135,7 @@ impl Handover {
     pub fn new(parts: Parts) -> Arc<Handover> {
         let accounts = Arc::new(Accounts::default());
         parts.gateway.sessions.observe(accounts.clone());
-        Arc::new(Handover {
-            parts,
-            state: Mutex::default(),
-            accounts,
-            metrics: Metrics::default(),
-        })
+        Arc::new(Handover { parts, state: Mutex::default(), accounts, metrics: Metrics::default() })
     }
 
     /// Its figures.
@@ -202,7 +197,12 @@ impl Handover {
         let connections = candidates.iter().map(Client::connection).collect();
         let chosen = choice::choose(connections, count, &mut rand::rng());
         self.accounts.ledger().begin(grant.batch, chosen.len() as u64);
-        tracing::info!(rollout = grant.rollout, batch = grant.batch, clients = chosen.len(), "a batch of clients is asked to connect elsewhere");
+        tracing::info!(
+            rollout = grant.rollout,
+            batch = grant.batch,
+            clients = chosen.len(),
+            "a batch of clients is asked to connect elsewhere"
+        );
         state.asking = Some(Asking {
             batch: grant.batch,
             chosen,
@@ -232,7 +232,10 @@ impl Handover {
         self.accounts.ledger().forget();
         self.parts.gateway.sessions.set_sends_away(false);
         self.set_prepared(false);
-        tracing::info!(rollout = order.rollout, "the node keeps its clients: the rollout was cancelled");
+        tracing::info!(
+            rollout = order.rollout,
+            "the node keeps its clients: the rollout was cancelled"
+        );
         Ok(())
     }
 
@@ -265,7 +268,7 @@ impl Handover {
         let clients = gateway.sessions.clients();
         let now = self.elapsed();
         let is_active = |client: &&Client| is_active(client, now);
-        let by = |wanted| clients.iter().filter(|client| client.transport == wanted).count() as u64;
+        let by = |wanted: Transport| clients.iter().filter(|client| client.transport == wanted).count() as u64;
         let state = self.lock();
         let ledger = self.accounts.ledger();
         let partitions = (self.parts.partitions)();
@@ -284,7 +287,8 @@ impl Handover {
                 events: by(Transport::Events),
                 polls: by(Transport::Poll),
                 active: clients.iter().filter(is_active).count() as u64,
-                not_asked: clients.iter().filter(|c| !ledger.was_asked(c.connection())).count() as u64,
+                not_asked: clients.iter().filter(|c| !ledger.was_asked(c.connection())).count()
+                    as u64,
             },
             batches: ledger.batches(),
             partitions,
@@ -368,7 +372,8 @@ impl Handover {
     fn ask_due(&self, state: &mut State, now: Duration) {
         let State { asking, closing, .. } = state;
         let Some(batch) = asking else { return };
-        let due = choice::due(now.saturating_sub(batch.since), batch.rate_per_second, batch.chosen.len());
+        let due =
+            choice::due(now.saturating_sub(batch.since), batch.rate_per_second, batch.chosen.len());
         for connection in &batch.chosen[batch.done.min(due)..due] {
             let asked = self.parts.gateway.sessions.client(*connection);
             let asked = asked.and_then(|client| self.ask(&client, batch, now));
@@ -387,7 +392,8 @@ impl Handover {
     fn ask(&self, client: &Client, batch: &Asking, now: Duration) -> Option<Duration> {
         let delay_ms = choice::delay_ms(batch.jitter, &mut rand::rng());
         let leaves = now + Duration::from_millis(delay_ms);
-        let counts_until = is_active(client, now).then(|| leaves + Duration::from_millis(RESUMED_WITHIN_MS));
+        let counts_until =
+            is_active(client, now).then(|| leaves + Duration::from_millis(RESUMED_WITHIN_MS));
         // The account is open before the client can react.
         let mut ledger = self.accounts.ledger();
         if !client.ask_to_leave(Farewell { delay_ms, token: batch.token.clone() }) {
@@ -438,7 +444,10 @@ impl Handover {
         self.accounts.ledger().clear();
         self.set_prepared(true);
         self.parts.gateway.read_all_within(READ_BEFORE);
-        tracing::info!(rollout = state.plan.rollout(), "the node gets no new clients: it is about to hand them over");
+        tracing::info!(
+            rollout = state.plan.rollout(),
+            "the node gets no new clients: it is about to hand them over"
+        );
     }
 
     fn set_prepared(&self, is_prepared: bool) {

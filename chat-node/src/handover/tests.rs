@@ -215,7 +215,9 @@ async fn a_cancel_keeps_whoever_was_not_asked_and_who_has_not_left() {
 #[tokio::test(start_paused = true)]
 async fn the_end_asks_everyone_lets_nobody_in_and_waits_for_the_delays() {
     let (world, handover, mut connections) = surroundings(3).await;
-    handover.drain(&Grant { jitter: Jitter { min_ms: 90_000, max_ms: 90_000 }, ..grant(1, 1) }).unwrap();
+    handover
+        .drain(&Grant { jitter: Jitter { min_ms: 90_000, max_ms: 90_000 }, ..grant(1, 1) })
+        .unwrap();
     let leaving = handover.clone();
     let end = tokio::spawn(async move { leaving.leave(1_000).await });
     while !world.gateway.sessions.is_draining() {
@@ -223,8 +225,7 @@ async fn the_end_asks_everyone_lets_nobody_in_and_waits_for_the_delays() {
     }
     let refused = world.gateway.hello(&world.hello(None), Encoding::Json).await.err().unwrap();
     assert_eq!(refused.code, Code::Draining);
-    let told: Vec<u64> =
-        connections.iter_mut().map(|c| read(c).0.unwrap().delay_ms).collect();
+    let told: Vec<u64> = connections.iter_mut().map(|c| read(c).0.unwrap().delay_ms).collect();
     assert_eq!(told.iter().filter(|delay| **delay <= 1_000).count(), 2);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     for mut connection in connections {

@@ -185,7 +185,11 @@ impl Membership {
             let value = serde_json::to_vec(&after).map_err(|e| unavailable(e.to_string()))?;
             let written = broker.put(OWNER_REVISION_KEY, at, value.into()).await;
             if written.map_err(|e| unavailable(e.0))?.is_some() {
-                tracing::info!(revision = after.revision, generation = after.generation, "the operator says whose nodes own partitions");
+                tracing::info!(
+                    revision = after.revision,
+                    generation = after.generation,
+                    "the operator says whose nodes own partitions"
+                );
                 return Ok(after);
             }
         }

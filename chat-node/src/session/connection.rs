@@ -170,8 +170,14 @@ impl Gateway {
             failures: 0,
         };
         let reading = Mutex::new(reading);
-        let session =
-            Arc::new(Session { caller, lineage: start.lineage, transport, outbox, attendance, reading });
+        let session = Arc::new(Session {
+            caller,
+            lineage: start.lineage,
+            transport,
+            outbox,
+            attendance,
+            reading,
+        });
         self.sessions.register(session.clone());
         if start.outcome != Outcome::New {
             self.sessions.returned(start.lineage);

@@ -72,9 +72,8 @@ pub struct Metrics {
 impl Metrics {
     /// Handshakes so far: sessions begun, and hellos that failed because of the server.
     pub fn handshakes(&self) -> Handshakes {
-        let count = |outcome| {
-            self.hellos.get(&ByOutcome { outcome }).map_or(0, |counter| counter.get())
-        };
+        let count =
+            |outcome| self.hellos.get(&ByOutcome { outcome }).map_or(0, |counter| counter.get());
         let is_failure = |code: &&Code| code.http_status() >= 500 && **code != Code::Draining;
         Handshakes {
             accepted: ["new", "resumed", "reset"].into_iter().map(count).sum(),

@@ -1,8 +1,7 @@
 //! Every connection of this node, from its beginning to its end, and how all of them are ended.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -119,7 +118,8 @@ impl Sessions {
 
     /// Everyone who may be asked to leave.
     pub fn clients(&self) -> Vec<Client> {
-        let mut clients: Vec<Client> = self.lock().values().map(|session| session.client()).collect();
+        let mut clients: Vec<Client> =
+            self.lock().values().map(|session| session.client()).collect();
         clients.extend(self.lock_waiting().values().cloned());
         clients
     }

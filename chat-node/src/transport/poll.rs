@@ -121,7 +121,8 @@ async fn answer(
     // Before the read: what is published after it is not missed.
     let _live = listen(gateway, &caller, &start, &outbox, wait).await?;
     let deadline = tokio::time::Instant::now() + wait;
-    let mut poll = Poll { gateway, caller, start, frames: Vec::new(), more: false, leave_after_ms: None };
+    let mut poll =
+        Poll { gateway, caller, start, frames: Vec::new(), more: false, leave_after_ms: None };
     poll.pull(state.ticket, &state.is_complete).await?;
     if poll.frames.is_empty() && !wait.is_zero() {
         let happened = tokio::select! {

@@ -178,7 +178,11 @@ impl Device {
 }
 
 /// Says something all the time, on every device in turn, until told to stop.
-fn chat(devices: &[Device], group: ConversationId, stop: Arc<Mutex<bool>>) -> tokio::task::JoinHandle<usize> {
+fn chat(
+    devices: &[Device],
+    group: ConversationId,
+    stop: Arc<Mutex<bool>>,
+) -> tokio::task::JoinHandle<usize> {
     let clients: Vec<Client> = devices.iter().map(|device| device.client.clone()).collect();
     tokio::spawn(async move {
         let mut sent = 0;
@@ -266,7 +270,8 @@ async fn clients_are_handed_over_in_batches_while_they_chat() {
     let old = OwnerRevision { revision: "blue".to_owned(), epoch: 1, generation: 9 };
     let refused = post::<OwnerRevision>(&blue, "owner-revision", &old).await.unwrap_err();
     assert_eq!(refused.code, AdminCode::StaleEpoch);
-    until(&blue, "partitions go to green", |s| s.partitions == 0 && s.owner_revision == wanted).await;
+    until(&blue, "partitions go to green", |s| s.partitions == 0 && s.owner_revision == wanted)
+        .await;
     let verified = status(&green).await;
     assert!(verified.safe_watermark_known && verified.not_ready.is_empty(), "{verified:?}");
 
@@ -276,7 +281,8 @@ async fn clients_are_handed_over_in_batches_while_they_chat() {
     balancer.point_to(&green);
 
     post::<NodeStatus>(&blue, "drain", &grant(1, Amount::Count(3))).await.unwrap();
-    let first = until(&blue, "the first batch is settled", |s| last(s).settled && last(s).here == 0).await;
+    let first =
+        until(&blue, "the first batch is settled", |s| last(s).settled && last(s).here == 0).await;
     let again: NodeStatus = post(&blue, "drain", &grant(1, Amount::Count(3))).await.unwrap();
     assert_eq!((last(&again), again.sessions.not_asked), (last(&first), first.sessions.not_asked));
     assert_eq!((last(&first).granted, last(&first).asked), (3, 3));
@@ -296,13 +302,17 @@ async fn clients_are_handed_over_in_batches_while_they_chat() {
     assert_eq!(gone, Gone::Closed(1012));
     let told = told.expect("the event comes before the close");
     assert!((200..=800).contains(&told.delay_ms) && told.token.is_some(), "{told:?}");
-    let connected = Socket::connect(&green.url(), watcher.token(), Some(&told.cursor), Encoding::Json).await;
+    let connected =
+        Socket::connect(&green.url(), watcher.token(), Some(&told.cursor), Encoding::Json).await;
     assert_eq!(connected.unwrap().1.outcome, chat_protocol::frame::Outcome::Resumed);
 
-    let handed_over = until(&blue, "blue is empty", |s| s.handed_over && s.batches.iter().all(|b| b.here == 0)).await;
-    let (counted, resumed) = handed_over.batches.iter().fold((0, 0), |(counted, resumed), batch| {
-        (counted + batch.counted, resumed + batch.resumed)
-    });
+    let handed_over =
+        until(&blue, "blue is empty", |s| s.handed_over && s.batches.iter().all(|b| b.here == 0))
+            .await;
+    let (counted, resumed) =
+        handed_over.batches.iter().fold((0, 0), |(counted, resumed), batch| {
+            (counted + batch.counted, resumed + batch.resumed)
+        });
     println!("{:#?}", handed_over.batches);
     assert_eq!(handed_over.abrupt_closes, 0);
     assert!(counted as usize >= CLIENTS + 1, "all clients of both kinds: {counted}");
@@ -323,7 +333,13 @@ async fn clients_are_handed_over_in_batches_while_they_chat() {
 }
 
 /// Every message is in the history once, and came to everyone once.
-async fn compare(node: &NodeProcess, person: &Person, group: ConversationId, devices: &[Device], sent: usize) {
+async fn compare(
+    node: &NodeProcess,
+    person: &Person,
+    group: ConversationId,
+    devices: &[Device],
+    sent: usize,
+) {
     let deadline = Instant::now() + PATIENCE * 2;
     loop {
         let all = history(&api(node), person.token(), group).await;
@@ -333,7 +349,10 @@ async fn compare(node: &NodeProcess, person: &Person, group: ConversationId, dev
         if texts.len() == sent && devices.iter().all(|device| have(device) == sent) {
             for device in devices {
                 let seen = device.seen.lock().unwrap();
-                assert!(texts.iter().all(|id| seen.messages.get(id) == Some(&1)), "lost or doubled");
+                assert!(
+                    texts.iter().all(|id| seen.messages.get(id) == Some(&1)),
+                    "lost or doubled"
+                );
             }
             println!("{sent} messages, each once, at {} devices", devices.len());
             return;
@@ -365,7 +384,8 @@ async fn a_cancelled_rollout_leaves_a_node_that_is_ready_and_has_its_clients() {
     assert_eq!(late.code, AdminCode::RolloutCancelled);
     let nobody = post::<OwnerRevision>(&node, "owner-revision", &OwnerRevision::default()).await;
     assert_eq!(nobody.unwrap_err().code, AdminCode::SingleNode);
-    let stranger = http().get(format!("{}/v1/admin/status", node.admin_url())).send().await.unwrap();
+    let stranger =
+        http().get(format!("{}/v1/admin/status", node.admin_url())).send().await.unwrap();
     assert_eq!(stranger.status(), 401);
     // SIGTERM without a grant is the same drain, of everyone.
     node.terminate();

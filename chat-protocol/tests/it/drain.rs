@@ -44,14 +44,8 @@ fn values_outside_their_limits_are_refused() {
         Grant { rollout: String::new(), ..good.clone() },
         Grant { rollout: "a b".to_owned(), ..good.clone() },
         Grant { sessions: chat_protocol::admin::Amount::PerMille(1_001), ..good.clone() },
-        Grant {
-            jitter: chat_protocol::admin::Jitter { min_ms: 2, max_ms: 1 },
-            ..good.clone()
-        },
-        Grant {
-            jitter: chat_protocol::admin::Jitter { min_ms: 0, max_ms: 120_001 },
-            ..good
-        },
+        Grant { jitter: chat_protocol::admin::Jitter { min_ms: 2, max_ms: 1 }, ..good.clone() },
+        Grant { jitter: chat_protocol::admin::Jitter { min_ms: 0, max_ms: 120_001 }, ..good },
     ];
     for grant in bad {
         assert_eq!(grant.check().unwrap_err().code, AdminCode::InvalidRequest, "{grant:?}");
