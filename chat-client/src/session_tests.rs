@@ -176,7 +176,7 @@ fn the_delay_of_a_reconnect_frame_is_kept_and_its_cursor_used() {
     assert_eq!(next, Next::Move { wait_ms: 1_000 }, "what is left of the delay");
     assert_eq!(session.state().cursor.as_deref(), Some("drain"));
     for is_welcome in [false, true] {
-        let ClientFrame::Hello(hello) = session.hello("token".into(), "test", 1_300) else {
+        let ClientFrame::Hello(hello) = session.hello("token".into(), None, "test", 1_300) else {
             panic!("the first frame is `hello`")
         };
         let expected = if is_welcome { None } else { Some("there") };
