@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use chat_broker::{Bus, Subject};
+use chat_protocol::SessionId;
 use chat_protocol::admin::{
     self, ACTIVE_WITHIN_MS, AdminCode, AdminProblem, Grant, Handshakes, Jitter, NodeStatus, Order,
     OwnerRevision, Phase, RESUMED_WITHIN_MS,
 };
 use chat_protocol::close::Close;
-use chat_protocol::SessionId;
 use tokio_util::sync::CancellationToken;
 
 use super::choice;
@@ -268,7 +268,9 @@ impl Handover {
         let clients = gateway.sessions.clients();
         let now = self.elapsed();
         let is_active = |client: &&Client| is_active(client, now);
-        let by = |wanted: Transport| clients.iter().filter(|client| client.transport == wanted).count() as u64;
+        let by = |wanted: Transport| {
+            clients.iter().filter(|client| client.transport == wanted).count() as u64
+        };
         let state = self.lock();
         let ledger = self.accounts.ledger();
         let partitions = (self.parts.partitions)();
