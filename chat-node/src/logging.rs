@@ -9,8 +9,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Log, LogFormat};
 
 /// The database's driver repeats a warning that is about how programs may be written, and tells an outage many times a
-/// second; the node tells it once. The configured filter comes after these.
-const QUIET: &str = "scylla::network::connection=error,scylla::cluster=off";
+/// second; the node tells it once. The broker's client tells each failed attempt to connect as an error, and tries on. The
+/// configured filter comes after these.
+const QUIET: &str =
+    "scylla::network::connection=error,scylla::cluster=off,async_nats::connector=off";
 
 /// Starts logging to standard error, for the whole process. Fails if something else logs already.
 pub fn start(log: &Log) -> anyhow::Result<()> {

@@ -44,7 +44,7 @@ use crate::partition::{Alone, Lease, Leases};
 use crate::presence::{PresenceCommand, PresenceOwners, PresenceReply, PresenceService, Route};
 use crate::session::{self, Gateway, Parts};
 use crate::watermark::Watermarks;
-use crate::{http, presence, server, transport};
+use crate::{http, limits, presence, server, transport};
 use ports::Ports;
 
 /// Records stay in the log at least this long.

@@ -219,7 +219,7 @@ pub struct Owner {
     append: Option<BoxFuture<'static, Settled>>,
     /// No batch is formed before, so that a busy partition gathers more for each record.
     gathers_until: Option<Instant>,
-    /// Highest id of an accepted record.
+    /// Highest id that may be committed, by this owner or any before.
     committed: MessageId,
     duplicates: Duplicates,
     writing: Writing,
@@ -256,6 +256,7 @@ impl Owner {
         let opening = opening::open(&shared, partition, patience);
         let opened = stop.run_until_cancelled(opening).await??;
         let (sender, commands) = mpsc::channel(PARTITION_QUEUE_MAX);
+        let committed = opened.ownership.highest_issued();
         let ownership = Arc::new(Mutex::new(opened.ownership));
         let handle = Handle { commands: sender, ownership: ownership.clone() };
         let elapsed = shared.clock.elapsed();
@@ -278,7 +279,7 @@ impl Owner {
             batch: None,
             append: None,
             gathers_until: None,
-            committed: MessageId::ZERO,
+            committed,
             housekeeping_rounds: 0,
         };
         owner.slots.inherit(inherited.conversations, elapsed);
