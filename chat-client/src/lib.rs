@@ -17,6 +17,7 @@ pub mod backoff;
 pub mod client;
 mod connection;
 pub mod event;
+mod marks;
 pub mod outbox;
 mod place;
 pub mod replica;

@@ -6,13 +6,14 @@ use chat_protocol::ConversationId;
 use chat_protocol::api::Sent;
 use chat_protocol::close::{self, Close};
 use chat_protocol::frame::{
-    Ack, ClientFrame, Edit, Heartbeat, Hello, JoinRoom, LeaveRoom, Mark, Outcome, React, Request,
+    Ack, ClientFrame, Edit, Heartbeat, Hello, JoinRoom, LeaveRoom, Outcome, React, Request,
     RoomBatch, ServerFrame, Target, TypingNow, VERSIONS, Welcome,
 };
 use chat_protocol::message::Message;
 
 use crate::backoff::Backoff;
 use crate::event::{Answer, Event};
+use crate::marks::Marks;
 use crate::outbox::{Draft, Outbox, OutboxFull};
 use crate::replica::{Novelty, Versions};
 use crate::state::State;
@@ -569,48 +570,6 @@ impl Session {
     fn heartbeat_interval_ms(&self) -> u64 {
         let interval = self.welcome.as_ref().map(|welcome| welcome.heartbeat_interval_ms);
         interval.unwrap_or(FIRST_HEARTBEAT_INTERVAL_MS).max(100)
-    }
-}
-
-/// Marks that only rise, one per conversation.
-#[derive(Default)]
-struct Marks(BTreeMap<ConversationId, Raised>);
-
-struct Raised {
-    seq: u64,
-    /// The request it is under way in, and the seq that request carries.
-    under_way: Option<(u64, u64)>,
-}
-
-impl Marks {
-    fn raise(&mut self, conversation_id: ConversationId, seq: u64) {
-        let mark = self.0.entry(conversation_id).or_insert(Raised { seq: 0, under_way: None });
-        mark.seq = mark.seq.max(seq);
-    }
-
-    fn take(&mut self, mut request_id: impl FnMut() -> u64) -> Vec<Mark> {
-        let idle = self.0.iter_mut().filter(|(_, mark)| mark.under_way.is_none());
-        idle.map(|(conversation_id, mark)| {
-            let request_id = request_id();
-            mark.under_way = Some((request_id, mark.seq));
-            Mark { request_id, conversation_id: *conversation_id, seq: mark.seq }
-        })
-        .collect()
-    }
-
-    /// Answered, either way: a mark that was refused is not worth repeating.
-    fn done(&mut self, request_id: u64) {
-        self.0.retain(|_, mark| match mark.under_way {
-            Some((request, seq)) if request == request_id => {
-                mark.under_way = None;
-                mark.seq > seq
-            }
-            _ => true,
-        });
-    }
-
-    fn disconnected(&mut self) {
-        self.0.values_mut().for_each(|mark| mark.under_way = None);
     }
 }
 

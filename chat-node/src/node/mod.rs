@@ -6,6 +6,7 @@
 
 mod places;
 pub(crate) mod ports;
+mod settings;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin::{self, Admin};
-use crate::auth::{self, Auth, KeyRing, PasswordCost};
+use crate::auth::{Auth, KeyRing};
 use crate::clock::{Clock, alone};
 use crate::config::{BrokerAddress, Config, Sources};
 use crate::conversation::metrics::Metrics;
@@ -120,7 +121,7 @@ pub async fn run_on(
         token: config.admin_token.clone(),
         handover: Some(node.handover.clone()),
     };
-    let admin_settings = server::Settings { proxies: vec![], ..server_settings(&config) };
+    let admin_settings = server::Settings { proxies: vec![], ..settings::server(&config) };
     let stop_admin = node.stop_keeping.clone();
     let admin_address = admin_listener.local_addr()?;
     node.keeping.spawn(server::serve(
@@ -131,7 +132,7 @@ pub async fn run_on(
         stop_admin,
     ));
     let address = listener.local_addr()?;
-    let settings = server_settings(&config);
+    let settings = settings::server(&config);
     node.serving.spawn(server::serve(
         listener,
         node.api,
@@ -206,7 +207,7 @@ async fn build(
 ) -> anyhow::Result<Node> {
     let lease = Lease { node: NodeId::random(), start: rand::random() };
     let keys = Arc::new(keys);
-    let auth = Arc::new(Auth::new(auth_settings(config), keys.clone(), clock.clone())?);
+    let auth = Arc::new(Auth::new(settings::auth(config), keys.clone(), clock.clone())?);
     let session_metrics = session::Metrics::default();
     let hub = Hub::new(clock.clone(), session_metrics.hub.clone());
     let membership = membership(config, ports, &clock, lease);
@@ -289,7 +290,7 @@ async fn build(
 
     let directory = Arc::new(places::directory(config, lease.node, membership.clone(), keys));
     let gateway = Gateway::new(Parts {
-        settings: session_settings(config),
+        settings: settings::session(config),
         clock: clock.clone(),
         store: ports.store.clone(),
         store_epoch: epoch,
@@ -329,7 +330,7 @@ async fn build(
         auth,
         clock,
         directory,
-        settings: http_settings(config),
+        settings: settings::http(config),
     };
     let (api, document) = http::router(services, transports)?;
     let mut registry = Registry::with_prefix("chat");
@@ -358,86 +359,6 @@ async fn build(
         stop_keeping,
         owning,
     })
-}
-
-fn server_settings(config: &Config) -> server::Settings {
-    server::Settings {
-        connections_max: config.connections_max as usize,
-        connections_per_address_max: config.connections_per_address_max as usize,
-        proxy_header: config.trusted_proxy.header.clone(),
-        proxies: config.trusted_proxy.cidrs.clone(),
-        region_header: config.discovery.region_header.clone(),
-    }
-}
-
-fn session_settings(config: &Config) -> session::Settings {
-    let limits = &config.rate_limits;
-    session::Settings {
-        heartbeat_interval_ms: config.heartbeat_interval_ms,
-        offline_after_ms: config.offline_after_ms,
-        audit_interval_ms: config.audit_interval_ms,
-        connections_max: config.connections_max as usize,
-        allowed_origins: allowed_origins(config),
-        poll_wait_ms_max: config.poll_wait_ms_max,
-        rate: limits.enabled.then_some(session::Rate {
-            per_second: limits.commands_per_second,
-            burst: limits.commands_burst,
-        }),
-        ..session::Settings::default()
-    }
-}
-
-fn allowed_origins(config: &Config) -> Vec<String> {
-    let own = config.public_url.iter().map(|url| url.origin().to_owned());
-    own.chain(config.allowed_origins.iter().map(|origin| origin.as_str().to_owned())).collect()
-}
-
-fn http_settings(config: &Config) -> http::Settings {
-    let limits = &config.rate_limits;
-    let per_minute =
-        |count: u32| http::Rate { burst: count, refill_ms: 60_000 / u64::from(count.max(1)) };
-    http::Settings {
-        public_url: config.public_url.as_ref().map(|url| url.as_str().to_owned()),
-        roles: config.roles,
-        regions: config.discovery.regions.clone(),
-        region_header: config.discovery.region_header.clone(),
-        trust_forwarded: !config.trusted_proxy.cidrs.is_empty(),
-        origins: config.cors_origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
-        rates: limits.enabled.then(|| http::Rates {
-            logins_per_handle: per_minute(limits.logins_per_account_per_minute),
-            logins_per_address: per_minute(limits.logins_per_minute),
-            sign_ups_per_address: per_minute(limits.sign_ups_per_minute),
-            requests_per_user: http::Rate {
-                burst: limits.requests_burst,
-                refill_ms: 1_000 / u64::from(limits.requests_per_second.clamp(1, 1_000)),
-            },
-        }),
-        ..http::Settings::default()
-    }
-}
-
-fn auth_settings(config: &Config) -> auth::Settings {
-    let oidc = &config.oidc;
-    let external_issuer = match (&oidc.issuer, &oidc.audience, &oidc.jwks_file) {
-        (Some(issuer), Some(audience), Some(file)) => Some(auth::IssuerSettings {
-            issuer: issuer.as_str().to_owned(),
-            audience: audience.clone(),
-            keys_file: file.clone(),
-        }),
-        _ => None,
-    };
-    auth::Settings {
-        access_life_ms: config.token.access_lifetime_ms,
-        refresh_life_ms: config.token.refresh_lifetime_days * 24 * 3_600 * 1_000,
-        password_cost: PasswordCost {
-            memory_kib: config.password.memory_kib,
-            passes: config.password.iterations,
-            lanes: config.password.parallelism,
-        },
-        password_concurrency: config.password.concurrency as usize,
-        external_issuer,
-        ..auth::Settings::default()
-    }
 }
 
 /// This node's place among others; none if there can be no others.
