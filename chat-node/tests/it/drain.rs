@@ -316,9 +316,11 @@ async fn clients_are_handed_over_in_batches_while_they_chat() {
     assert!((200..=800).contains(&told.delay_ms) && told.token.is_some(), "{told:?}");
     assert_eq!(connected.1.outcome, Outcome::Resumed);
 
-    let handed_over =
-        until(&blue, "blue is empty", |s| s.handed_over && s.batches.iter().all(|b| b.here == 0))
-            .await;
+    // That a client is back is told by the other node, a moment after the client has left this one.
+    let handed_over = until(&blue, "all have left and are back", |s| {
+        s.handed_over && s.batches.iter().all(|batch| batch.here == 0 && batch.settled)
+    })
+    .await;
     let (counted, resumed) =
         handed_over.batches.iter().fold((0, 0), |(counted, resumed), batch| {
             (counted + batch.counted, resumed + batch.resumed)
