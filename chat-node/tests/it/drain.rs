@@ -364,7 +364,10 @@ async fn compare(
             all.iter().filter(|m| m.kind == "text").map(|m| m.message_id).collect();
         let have = |device: &Device| {
             let seen = device.seen.lock().unwrap();
-            texts.iter().filter(|id| seen.messages.contains_key(id) || seen.own.contains(id)).count()
+            texts
+                .iter()
+                .filter(|id| seen.messages.contains_key(id) || seen.own.contains(id))
+                .count()
         };
         if texts.len() == sent && devices.iter().all(|device| have(device) == sent) {
             for device in devices {
