@@ -270,7 +270,9 @@ const PROGRAMS: &[&str] = &[
     "chat-node",
     "-p",
     "cluster",
-    "--bins",
+    "--bin=chat-node",
+    "--bin=chat-bench",
+    "--bin=platform-bench",
     "--features",
     "chat-client/sqlite",
 ];
