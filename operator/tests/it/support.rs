@@ -267,7 +267,8 @@ fn failure(code: u16, reason: &str) -> (StatusCode, Value) {
 
 /// Items of a list have no kind and version of their own, but for those of definitions.
 fn without_types(mut item: Value) -> Value {
-    let is_custom = item["apiVersion"].as_str().is_some_and(|text| text.starts_with("chatcluster.dev/"));
+    let is_custom =
+        item["apiVersion"].as_str().is_some_and(|text| text.starts_with("chatcluster.dev/"));
     if let (false, Some(fields)) = (is_custom, item.as_object_mut()) {
         fields.retain(|key, _| !["apiVersion", "kind"].contains(&key.as_str()));
     }

@@ -146,22 +146,26 @@ impl Platform {
         .await;
     }
 
-    /// Waits until a rollout ends, and returns the entry of the history about it.
-    pub async fn until_ended(&self, rollouts: usize) -> Vec<crds::HistoryEntry> {
-        until(&format!("{rollouts} rollouts have ended"), async || {
+    /// Waits until no rollout runs and the history has so many entries, and returns it, newest first.
+    pub async fn until_ended(&self, entries: usize) -> Vec<crds::HistoryEntry> {
+        until(&format!("{entries} rollouts have ended"), async || {
             let status = self.status().await;
-            (status.rollout.is_none() && status.history.len() >= rollouts).then_some(status.history)
+            (status.rollout.is_none() && status.history.len() >= entries).then_some(status.history)
         })
         .await
     }
 
-    /// Reasons of the events about the ChatCluster, oldest first.
+    /// Reasons and sentences of the events about the ChatCluster, oldest first.
     pub async fn events(&self) -> Vec<String> {
         let mut events =
             self.space.api::<Event>().list(&ListParams::default()).await.expect("events").items;
         events.retain(|event| event.involved_object.kind.as_deref() == Some("ChatCluster"));
-        events.sort_by_key(|event| event.metadata.creation_timestamp.as_ref().map(|time| time.0));
-        events.into_iter().filter_map(|event| event.reason).collect()
+        events.sort_by_key(|event| event.event_time.as_ref().map(|time| time.0));
+        let text = |event: Event| {
+            let reason = event.reason.unwrap_or_default();
+            format!("{reason}: {}", event.message.unwrap_or_default())
+        };
+        events.into_iter().map(text).collect()
     }
 
     /// Pods of a part of the platform: `chat`, `nats` or `scylla`.

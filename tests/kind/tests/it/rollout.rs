@@ -30,6 +30,8 @@ struct Roll {
     platform: Platform,
     crowd: Crowd,
     since_ms: u64,
+    /// Entries of the history before anything was changed: the installation.
+    ended: usize,
 }
 
 impl Roll {
@@ -44,7 +46,8 @@ impl Roll {
         let crowd = Crowd::start(scenario, seed(), api, people).await;
         crowd.until_more(20, PATIENCE).await;
         let since_ms = crowd.now_ms();
-        Roll { platform, crowd, since_ms }
+        let ended = platform.status().await.history.len();
+        Roll { platform, crowd, since_ms, ended }
     }
 
     fn note(&self, fault: &str) {
@@ -52,9 +55,16 @@ impl Roll {
         self.crowd.note(Entry::Fault { fault: fault.to_owned() });
     }
 
+    /// Waits for the end of so many rollouts, and returns the history without what was there before.
+    async fn until_ended(&self, rollouts: usize) -> Vec<HistoryEntry> {
+        let mut history = self.platform.until_ended(self.ended + rollouts).await;
+        history.truncate(history.len() - self.ended);
+        history
+    }
+
     /// Waits for the end of so many rollouts, and checks what people saw.
     async fn finish(self, rollouts: usize) -> Vec<HistoryEntry> {
-        let history = self.platform.until_ended(rollouts).await;
+        let history = self.until_ended(rollouts).await;
         self.platform.until_ready().await;
         self.note("the end");
         self.crowd.until_more(20, PATIENCE).await;
@@ -64,7 +74,7 @@ impl Roll {
         for entry in &history {
             println!("{}", serde_json::to_string(entry).unwrap());
         }
-        println!("{}", self.platform.events().await.join(" "));
+        println!("{}", self.platform.events().await.join("\n"));
         assert!(outcome.wrong.is_empty(), "{}\n{}", outcome.wrong.join("\n"), outcome.path);
         assert!(
             service.gap <= GAP_MAX,
@@ -102,7 +112,7 @@ async fn a_thousand_clients_are_moved_at_the_configured_pace() {
         roll.platform.until_phase(&[Phase::Draining]).await;
         let before_ms = roll.crowd.now_ms();
         let began = std::time::Instant::now();
-        roll.platform.until_ended(1).await;
+        roll.until_ended(1).await;
         let drained = began.elapsed();
         let service = roll.crowd.service(before_ms);
         println!("drained in {drained:?}: {service:?}, pace {pace} in a second");
@@ -135,7 +145,7 @@ async fn a_rollout_goes_on_when_the_operator_dies() {
             for pod in space.pods("app.kubernetes.io/name=chat-operator").await {
                 space.kill_pod(&pod).await;
             }
-            let history = roll.platform.until_ended(number + 1).await;
+            let history = roll.until_ended(number + 1).await;
             assert_eq!(history[0].outcome, Outcome::Completed, "killed in {phase:?}");
         }
         roll.finish(phases.len()).await;
