@@ -146,6 +146,15 @@ impl Platform {
         .await;
     }
 
+    /// Waits until a drain has come to its second batch, so that some clients have moved and others have not.
+    pub async fn until_half_drained(&self) {
+        until("the second batch", async || {
+            let batch = self.status().await.rollout?.batch?;
+            (batch.number >= 2).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until no rollout runs and the history has so many entries, and returns it, newest first.
     pub async fn until_ended(&self, entries: usize) -> Vec<crds::HistoryEntry> {
         until(&format!("{entries} rollouts have ended"), async || {
