@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cluster::crowd::{Crowd, CrowdOptions, seed};
 use cluster::log::Entry;
-use crds::{ChatClusterSpec, HistoryEntry, Outcome, Phase};
+use crds::{ChatClusterSpec, HistoryEntry, Jitter, Outcome, Phase};
 use kind::platform::{Platform, small};
 use kind::{PATIENCE, Space, in_space};
 
@@ -119,6 +119,8 @@ async fn a_thousand_clients_are_moved_at_the_configured_pace() {
     in_space("thousand", async |space: Space| {
         let mut spec = small();
         spec.rollout.drain.batch_percent = 10;
+        // Without a delay of their own, clients come when they are asked.
+        spec.rollout.drain.jitter = Jitter { min_ms: 0, max_ms: 0 };
         let pace = usize::try_from(spec.rollout.drain.max_per_second).unwrap();
         let roll = Roll::start(&space, "kind-thousand", spec, MANY).await;
         roll.note("another image");
