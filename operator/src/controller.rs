@@ -54,13 +54,8 @@ impl Scope {
     }
 }
 
-/// Runs passes until `stop`. `on_ready` is called once all ChatClusters are known.
-pub async fn run(
-    context: Context,
-    scope: Scope,
-    stop: CancellationToken,
-    on_ready: impl FnOnce() + Send + 'static,
-) {
+/// Runs passes until `stop`.
+pub async fn run(context: Context, scope: Scope, stop: CancellationToken) {
     let client = context.client.clone();
     let running = Arc::new(Running { context, failures: Mutex::default() });
     let own = watcher::Config::default();
@@ -69,16 +64,8 @@ pub async fn run(
         names::MANAGED_BY.0,
         names::MANAGED_BY.1
     ));
-    let controller = Controller::new(scope.api::<ChatCluster>(&client), own);
-    let known = controller.store();
-    let waiting = tokio::spawn(async move {
-        match known.wait_until_ready().await {
-            Ok(()) => on_ready(),
-            Err(error) => tracing::debug!(%error, "stopped before all ChatClusters were known"),
-        }
-    });
     let stopped = stop.clone();
-    controller
+    Controller::new(scope.api::<ChatCluster>(&client), own)
         .with_config(
             Config::default().debounce(limits::DEBOUNCE).concurrency(limits::PASSES_AT_ONCE),
         )
@@ -94,9 +81,13 @@ pub async fn run(
         .watches(scope.api::<Pod>(&client), ours, cluster_of::<Pod>)
         .graceful_shutdown_on(async move { stopped.cancelled().await })
         .run(reconcile, on_error, running)
-        .for_each(|_| async {})
+        .for_each(|done| async {
+            // Passes tell of themselves; a watch that fails is told here alone. It is tried again.
+            if let Err(kube::runtime::controller::Error::QueueError(error)) = done {
+                tracing::warn!(%error, "a watch failed");
+            }
+        })
         .await;
-    waiting.abort();
 }
 
 /// The ChatCluster that an object belongs to by its label.

@@ -179,7 +179,6 @@ async fn lead(
     let Some(epoch) = lease.acquire(stop).await else { return Ok(()) };
     tracing::info!(epoch, "this process leads");
     metrics.epoch.set(epoch);
-    readiness.waits("ChatClusters are being read.");
     let reporter = Reporter { controller: names::OPERATOR.to_owned(), instance: Some(name) };
     let context = Context {
         nodes: Arc::new(HttpNodes::new().context("make a client for nodes")?),
@@ -191,7 +190,7 @@ async fn lead(
         now: Arc::new(Timestamp::now),
     };
     let work_stop = stop.child_token();
-    let working = controller::run(context, scope, work_stop.clone(), move || readiness.ready());
+    let working = controller::run(context, scope, work_stop.clone());
     tokio::pin!(working);
     tokio::select! {
         () = &mut working => anyhow::bail!("the controller ended by itself"),

@@ -11,7 +11,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{Api, ApiResource, ListParams};
+use kube::api::{Api, ApiResource, ListParams, TypeMeta};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
@@ -66,7 +66,12 @@ pub async fn find(client: &Client, cluster: &ChatCluster) -> Result<Found, Error
         if list.items.len() > limits::OBJECTS_PER_LIST as usize {
             tracing::error!(kind = resource.kind, count = list.items.len(), "too many objects");
         }
-        for object in list.items {
+        for mut object in list.items {
+            // The API server leaves out of a list what its items have in common.
+            object.types = Some(TypeMeta {
+                api_version: resource.api_version.clone(),
+                kind: resource.kind.clone(),
+            });
             let name = object.name_any();
             let value = serde_json::to_value(&object).unwrap_or_default();
             found.objects.insert((resource.kind.clone(), name), value);

@@ -231,7 +231,8 @@ impl Pass<'_> {
             type_: if warning { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
             note: Some(message.to_owned()),
-            action: "Reconcile".to_owned(),
+            // Events of one action and reason are counted together, and show the first sentence alone.
+            action: format!("Reconcile-{}", build::digest(&message)),
             secondary: None,
         };
         let about = self.cluster.object_ref(&());

@@ -8,8 +8,18 @@ use clap::Args;
 use crate::run::{cargo, command, exists_as, output, root, say, script, succeed, target};
 use crate::tools;
 
-/// Programs with an image. Package, program and folder have the same name.
-const PROGRAMS: &[&str] = &["chat-node"];
+/// A program with an image.
+struct Program {
+    /// Its name, and that of its image.
+    name: &'static str,
+    /// Its package, and the folder that has its `Dockerfile`.
+    package: &'static str,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program { name: "chat-node", package: "chat-node" },
+    Program { name: "chat-operator", package: "operator" },
+];
 
 /// Nothing in an image depends on the C library of a distribution.
 const TARGET: &str = "x86_64-unknown-linux-musl";
@@ -39,20 +49,20 @@ pub(crate) fn build(options: &Options) -> anyhow::Result<Vec<String>> {
     let profile = if options.release { "release" } else { "image" };
     let mut build =
         cargo(&["build", "--locked", "--bins", "--target", TARGET, "--profile", profile]);
-    build.args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
+    build.args(PROGRAMS.iter().flat_map(|program| ["--package", program.package]));
     succeed(&mut build)?;
     PROGRAMS.iter().map(|program| image(program, profile)).collect()
 }
 
 /// The Docker engine leaves an image as it is if nothing of it has changed.
-fn image(program: &str, profile: &str) -> anyhow::Result<String> {
-    let context = target().join("images").join(program);
+fn image(program: &Program, profile: &str) -> anyhow::Result<String> {
+    let context = target().join("images").join(program.name);
     std::fs::create_dir_all(&context).context("make the folder that an image is built from")?;
-    let built = target().join(TARGET).join(profile).join(program);
-    copy(&built, &context.join(program))?;
+    let built = target().join(TARGET).join(profile).join(program.name);
+    copy(&built, &context.join(program.name))?;
     copy(Path::new(AUTHORITIES), &context.join("ca-certificates.crt"))?;
-    copy(&root().join(program).join("Dockerfile"), &context.join("Dockerfile"))?;
-    let name = format!("chatcluster/{program}:dev");
+    copy(&root().join(program.package).join("Dockerfile"), &context.join("Dockerfile"))?;
+    let name = format!("chatcluster/{}:dev", program.name);
     succeed(command("docker", &["build", "--quiet", "--tag", &name]).arg(&context))?;
     Ok(name)
 }

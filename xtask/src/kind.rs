@@ -1,7 +1,10 @@
 //! `cargo xtask kind`: Kubernetes clusters in containers of this machine, for people and for the tests of `tests/kind`.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
+use anyhow::{Context, bail};
 use clap::Subcommand;
 
 use crate::images;
@@ -9,6 +12,9 @@ use crate::run::{cargo, command, output, root, say, script, succeed};
 
 /// A cluster of the tests has the id of the process that made it in its name.
 const TEST_PREFIX: &str = "chat-test-";
+
+/// The image of the chat node under a second name, which tests roll out.
+const NEXT: (&str, &str) = ("chatcluster/chat-node:dev", "chatcluster/chat-node:next");
 
 /// What to do with a cluster.
 #[derive(Subcommand)]
@@ -47,8 +53,30 @@ pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the tests of `tests/kind` on a cluster of their own.
-pub(crate) fn test(name: Option<&str>) -> anyhow::Result<()> {
+/// What clusters are made from, while it is being built beside other work.
+pub(crate) struct Preparation(Child);
+
+impl Preparation {
+    /// Begins. What else runs goes first.
+    pub(crate) fn start() -> anyhow::Result<Preparation> {
+        let script = root().join("tests/kind/offline/prepare");
+        let mut prepare = command("nice", &[]);
+        prepare.arg(script).stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Preparation(prepare.spawn().context("start tests/kind/offline/prepare")?))
+    }
+
+    /// Waits until all is built.
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        let status = self.0.wait().context("wait for tests/kind/offline/prepare")?;
+        if !status.success() {
+            bail!("tests/kind/offline/prepare failed ({status})");
+        }
+        Ok(())
+    }
+}
+
+/// Runs the tests of `tests/kind` whose names contain one of these, or all if there are none, on a cluster of their own.
+pub(crate) fn test(names: &[&str]) -> anyhow::Result<()> {
     let cluster = format!("{TEST_PREFIX}{}", std::process::id());
     // Built first, so that no cluster waits for a compiler; of the whole workspace, as the other tests are.
     let tests = ["test", "--workspace", "--test", "on_kind", "--locked"];
@@ -57,9 +85,9 @@ pub(crate) fn test(name: Option<&str>) -> anyhow::Result<()> {
     let tested = up(&cluster).and_then(|kubeconfig| {
         load(&cluster)?;
         let mut run = cargo(&tests);
-        run.env("KUBECONFIG", kubeconfig);
+        run.env("PATH", path_with(&programs(&kubeconfig))?).env("KUBECONFIG", kubeconfig);
         // Tests share the cluster's nodes, and this machine's processors.
-        run.args(["--", "--ignored", "--test-threads=1", "--nocapture"]).args(name);
+        run.args(["--", "--ignored", "--test-threads=1", "--nocapture"]).args(names);
         succeed(&mut run)
     });
     let removed = down(&cluster);
@@ -82,6 +110,8 @@ fn load(name: &str) -> anyhow::Result<()> {
     let servers = output(&mut script("images", &[]))?;
     let mut images: Vec<String> = servers.lines().map(str::to_owned).collect();
     images.extend(images::build(&images::Options::default())?);
+    succeed(&mut command("docker", &["tag", NEXT.0, NEXT.1]))?;
+    images.push(NEXT.1.to_owned());
     succeed(script("load", &[name]).args(images))
 }
 
@@ -102,9 +132,21 @@ fn remove_leftovers() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where kubectl and helm are, beside the folder of a kubeconfig.
+fn programs(kubeconfig: &str) -> PathBuf {
+    let cache = Path::new(kubeconfig).ancestors().nth(2);
+    cache.map(|cache| cache.join("bin")).unwrap_or_default()
+}
+
+/// The search path with a folder in front.
+fn path_with(folder: &Path) -> anyhow::Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).context("put the cluster's programs on the search path")
+}
+
 fn say_next(name: &str, kubeconfig: &str) {
-    let programs = Path::new(kubeconfig).ancestors().nth(2).map(|cache| cache.join("bin"));
-    let programs = programs.unwrap_or_default();
+    let programs = programs(kubeconfig);
     say(&format!(
         "The cluster {name} is ready. Next:\n\
          \n  export KUBECONFIG={kubeconfig} PATH={}:$PATH\

@@ -45,7 +45,7 @@ const BROWSER_PROGRAMS: &[(&str, &str)] = &[
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.kind {
         require(PROGRAMS)?;
-        return kind::test(options.name.as_deref());
+        return kind::test(options.name.as_deref().as_slice());
     }
     let browser = if options.no_browser { None } else { Some(set_up_browser()?) };
     require(PROGRAMS)?;

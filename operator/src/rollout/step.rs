@@ -296,7 +296,11 @@ impl Step<'_> {
             self.say("Waits until the nodes know that they own the partitions.");
             return;
         }
-        self.complete(run, "All clients are on the new revision.");
+        let text = match run.rollback {
+            true => "All clients are on the older revision again.",
+            false => "All clients are on the new revision.",
+        };
+        self.complete(run, text);
     }
 
     fn complete(&mut self, run: &RolloutStatus, why: &str) {

@@ -186,7 +186,7 @@ impl Inside {
             .split(',')
             .filter_map(|pair| pair.split_once('='))
             .collect();
-        let items: Vec<&Value> = self
+        let items: Vec<Value> = self
             .objects
             .iter()
             .filter(|(key, _)| key.0 == target.plural && key.1 == target.namespace)
@@ -195,6 +195,7 @@ impl Inside {
                 let labels = &value["metadata"]["labels"];
                 wanted.iter().all(|(name, text)| labels[*name].as_str() == Some(*text))
             })
+            .map(|value| without_types(value.clone()))
             .collect();
         json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items})
     }
@@ -262,4 +263,14 @@ fn failure(code: u16, reason: &str) -> (StatusCode, Value) {
         "message": reason, "reason": reason, "code": code,
     });
     (StatusCode::from_u16(code).unwrap(), value)
+}
+
+/// Items of a list have no kind and version of their own, but for those of definitions.
+fn without_types(mut item: Value) -> Value {
+    let is_custom =
+        item["apiVersion"].as_str().is_some_and(|text| text.starts_with("chatcluster.dev/"));
+    if let (false, Some(fields)) = (is_custom, item.as_object_mut()) {
+        fields.retain(|key, _| !["apiVersion", "kind"].contains(&key.as_str()));
+    }
+    item
 }

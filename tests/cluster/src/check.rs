@@ -58,6 +58,7 @@ impl<'a> Facts<'a> {
                 }
                 Entry::Started { .. }
                 | Entry::Connected { .. }
+                | Entry::Disconnected { .. }
                 | Entry::Fault { .. }
                 | Entry::Memory { .. } => {}
             }

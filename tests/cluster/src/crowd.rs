@@ -19,6 +19,7 @@ use crate::ahead;
 use crate::check;
 use crate::device::{Device, seen};
 use crate::log::{Entry, Log, Seen};
+use crate::service::{self, Service};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -38,6 +39,8 @@ pub struct CrowdOptions {
     pub groups: usize,
     /// Between two messages of a group.
     pub pause_ms: u64,
+    /// Of so many devices one polls, and the others have sockets; none polls if 0.
+    pub polls_every: usize,
 }
 
 /// People who chat. They know one address of the platform and nothing else of it.
@@ -97,7 +100,9 @@ impl Crowd {
         let mut devices = Vec::new();
         for tokens in people.iter().flatten() {
             let number = devices.len();
-            devices.push(Device::start(number, self.api.clone(), tokens.clone(), self.log.clone()));
+            let polls = options.polls_every > 0 && number % options.polls_every == 0;
+            let start = if polls { Device::poll } else { Device::start };
+            devices.push(start(number, self.api.clone(), tokens.clone(), self.log.clone()));
         }
         self.devices = Arc::new(devices);
         self.until_connected(self.devices.len()).await;
@@ -214,6 +219,16 @@ impl Crowd {
         let path = self.log.finish().display().to_string();
         let caught_up = tokio::time::timeout(patience, caught_up).await;
         caught_up.unwrap_or_else(|_| panic!("a new device does not catch up; see {path}"));
+    }
+
+    /// Milliseconds since it began, for [`Crowd::service`].
+    pub fn now_ms(&self) -> u64 {
+        self.log.now_ms()
+    }
+
+    /// How well it was served since then.
+    pub fn service(&self, since_ms: u64) -> Service {
+        self.log.read_timed(|entries, times_ms| service::service(entries, times_ms, since_ms))
     }
 
     /// How far the ids that were acknowledged are ahead of the right time at most.

@@ -11,14 +11,28 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinHandle;
 
 use crate::log::{DeviceNumber, Entry, Log, Seen};
+use crate::poll;
 
 /// How long an attempt to connect may take: a node that hangs takes connections and says nothing.
 const CONNECT_TIMEOUT_MS: u64 = 3_000;
 
+/// What a device that polls speaks with.
+#[derive(Clone)]
+pub(crate) struct Chatter {
+    pub(crate) api: Api,
+    pub(crate) credentials: Credentials,
+}
+
+/// How a device is connected.
+enum Way {
+    Socket(Client),
+    Poll(Chatter),
+}
+
 /// A device that is connected, or trying to be.
 pub struct Device {
     number: DeviceNumber,
-    client: Client,
+    way: Way,
     log: Log,
     listening: JoinHandle<()>,
 }
@@ -31,7 +45,14 @@ impl Device {
         let credentials = Credentials::new(api, tokens);
         let (client, events) = Client::start(config, credentials, State::default());
         let listening = tokio::spawn(listen(number, events, log.clone()));
-        Device { number, client, log, listening }
+        Device { number, way: Way::Socket(client), log, listening }
+    }
+
+    /// Begins to poll with these tokens.
+    pub fn poll(number: DeviceNumber, api: Api, tokens: Tokens, log: Log) -> Device {
+        let chatter = Chatter { credentials: Credentials::new(api.clone(), tokens), api };
+        let listening = tokio::spawn(poll::listen(number, chatter.clone(), log.clone()));
+        Device { number, way: Way::Poll(chatter), log, listening }
     }
 
     /// Sends a text.
@@ -39,7 +60,13 @@ impl Device {
         let draft = Draft::text(conversation, text);
         let message = draft.client_message_id;
         self.log.add(Entry::Sent { device: self.number, conversation, message });
-        self.client.send(draft).await
+        match &self.way {
+            Way::Socket(client) => client.send(draft).await,
+            Way::Poll(chatter) => {
+                poll::send(chatter, draft, &self.log).await;
+                Ok(())
+            }
+        }
     }
 }
 
@@ -80,6 +107,9 @@ async fn listen(device: DeviceNumber, mut events: Receiver<Event>, log: Log) {
                     log.add(Entry::Reset { device });
                 }
                 log.add(Entry::Connected { device });
+            }
+            Event::Disconnected { reason, .. } => {
+                log.add(Entry::Disconnected { device, reason });
             }
             Event::Ended(Ended::Closed) => return,
             Event::Ended(ended) => {

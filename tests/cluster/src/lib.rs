@@ -25,9 +25,12 @@ pub mod link;
 pub mod log;
 pub mod node;
 pub mod platform;
+pub(crate) mod poll;
 pub mod run;
+pub mod service;
 pub mod step;
 
 pub use crowd::{Crowd, CrowdOptions};
 pub use platform::{Platform, PlatformOptions, Program, Surroundings};
 pub use run::{Run, RunOptions};
+pub use service::Service;

@@ -65,6 +65,13 @@ pub enum Entry {
         /// Which device.
         device: DeviceNumber,
     },
+    /// A device has lost its connection, or its poll failed.
+    Disconnected {
+        /// Which device.
+        device: DeviceNumber,
+        /// Why.
+        reason: String,
+    },
     /// A device was told to forget everything and load anew.
     Reset {
         /// Which device.
@@ -128,6 +135,7 @@ pub struct Log {
 struct Inner {
     began: Instant,
     entries: Vec<Entry>,
+    times_ms: Vec<u64>,
     file: BufWriter<File>,
 }
 
@@ -139,7 +147,8 @@ impl Log {
         std::fs::create_dir_all(&directory).expect("a directory for the logs of runs");
         let path = directory.join(format!("{scenario}-{seed}.jsonl"));
         let file = BufWriter::new(File::create(&path).expect("a file for the log of a run"));
-        let inner = Inner { began: Instant::now(), entries: Vec::new(), file };
+        let inner =
+            Inner { began: Instant::now(), entries: Vec::new(), times_ms: Vec::new(), file };
         let log = Log { inner: Arc::new(Mutex::new(inner)), path };
         log.add(Entry::Started { scenario: scenario.to_owned(), seed });
         log
@@ -153,11 +162,23 @@ impl Log {
             serde_json::to_string(&Line { at_ms, entry: entry.clone() }).expect("plain data");
         writeln!(inner.file, "{line}").expect("the log can be written");
         inner.entries.push(entry);
+        inner.times_ms.push(at_ms);
     }
 
     /// A look at everything so far.
     pub fn read<T>(&self, look: impl FnOnce(&[Entry]) -> T) -> T {
         look(&self.lock().entries)
+    }
+
+    /// The same, with the time of each entry in milliseconds since the beginning.
+    pub fn read_timed<T>(&self, look: impl FnOnce(&[Entry], &[u64]) -> T) -> T {
+        let inner = self.lock();
+        look(&inner.entries, &inner.times_ms)
+    }
+
+    /// Milliseconds since the beginning.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.lock().began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Writes the file to its end, and tells where it is.

@@ -70,7 +70,7 @@ impl Run {
         let balancer = Balancer::start(addresses).await;
         let api = Api::new(&balancer.url()).expect("an address");
         let RunOptions { users, devices, groups, pause_ms, .. } = options;
-        let people = CrowdOptions { users, devices, groups, pause_ms };
+        let people = CrowdOptions { users, devices, groups, pause_ms, polls_every: 0 };
         let crowd = Crowd::start(scenario, seed, api, people).await;
         Run { platform, random: StdRng::seed_from_u64(seed), crowd, _balancer: balancer }
     }

@@ -73,13 +73,15 @@ apt_install() {
 }
 
 # single_program_modules: one line for each folder of tools/ that builds one
-# program of the folder's name: folder, Go package, version.
+# program of the folder's name: folder, Go package, version. A folder with a
+# main.go of its own builds that instead, with the package's module.
 single_program_modules() {
 	cat <<-END
 		etcd go.etcd.io/etcd/server/v3 $ETCD_VERSION
 		coredns github.com/coredns/coredns $COREDNS_VERSION
 		local-path-provisioner github.com/rancher/local-path-provisioner $LOCAL_PATH_PROVISIONER_VERSION
 		kind sigs.k8s.io/kind $KIND_VERSION
+		helm helm.sh/helm/v3/cmd/helm $HELM_VERSION
 	END
 }
 
@@ -87,7 +89,8 @@ single_program_modules() {
 build_program() {
 	local package version
 	read -r package version < <(single_program_modules | awk -v name="$1" '$1 == name {print $2, $3}')
-	asks_for "$1" "$package" "$version"
+	asks_for "$1" "${package%/cmd/*}" "$version"
+	[[ ! -e $TOOLS/$1/main.go ]] || package=.
 	go_build "$1" "$BIN/$1" "$package"
 }
 

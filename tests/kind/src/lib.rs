@@ -12,10 +12,13 @@
 
 mod diagnosis;
 pub mod drain;
+pub mod helm;
 pub mod manifest;
+pub mod platform;
 pub mod pod;
 pub mod space;
 mod wait;
 
+pub use platform::Platform;
 pub use space::{Space, in_space};
 pub use wait::{PATIENCE, until};

@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{diagnosis, until};
+use crate::{diagnosis, platform, until};
 
 /// A namespace that is there for one test.
 #[derive(Clone)]
@@ -70,6 +70,9 @@ impl Space {
         for node in nodes.list(&ListParams::default()).await.expect("the nodes") {
             nodes.uncordon(&node.name_any()).await.expect("the node takes pods again");
         }
+        // A ChatCluster is let go of by its operator.
+        platform::remove_all(self).await;
+        self.helm_uninstall().await;
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(&self.name, &DeleteParams::default()).await.expect("the end begins");
         until("the namespace is gone", async || {
@@ -84,11 +87,20 @@ impl Space {
         self.api::<Pod>().list(&labelled).await.expect("the pods").items
     }
 
-    /// Deletes a pod, and waits until it is gone.
+    /// Ends a pod, and waits until it is gone.
     pub async fn delete_pod(&self, pod: &Pod) {
+        self.end_pod(pod, &DeleteParams::default()).await;
+    }
+
+    /// Kills a pod's processes, and waits until it is gone.
+    pub async fn kill_pod(&self, pod: &Pod) {
+        self.end_pod(pod, &DeleteParams::default().grace_period(0)).await;
+    }
+
+    async fn end_pod(&self, pod: &Pod, how: &DeleteParams) {
         let pods = self.api::<Pod>();
         let name = pod.name_any();
-        pods.delete(&name, &DeleteParams::default()).await.expect("the pod's end begins");
+        pods.delete(&name, how).await.expect("the pod's end begins");
         until(&format!("pod {name} is gone"), async || {
             let found = pods.get_opt(&name).await.expect("the API answers");
             found.is_none_or(|other| other.uid() != pod.uid()).then_some(())

@@ -14,7 +14,8 @@ const ALONE: &str = include_str!("../../manifests/alone.yaml");
 
 const ADMIN_PORT: u16 = 9090;
 
-const PEOPLE: CrowdOptions = CrowdOptions { users: 8, devices: 2, groups: 4, pause_ms: 100 };
+const PEOPLE: CrowdOptions =
+    CrowdOptions { users: 8, devices: 2, groups: 4, pause_ms: 100, polls_every: 0 };
 
 /// The nodes of chat pods, each once.
 async fn nodes(space: &Space) -> HashSet<String> {

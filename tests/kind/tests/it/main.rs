@@ -3,3 +3,6 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod images;
+mod operate;
+mod platform;
+mod rollout;
