@@ -44,11 +44,11 @@ pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
     match action {
         Action::Up { name } => {
             let kubeconfig = up(name)?;
-            load(name)?;
+            load(name, &images::Options::default())?;
             say_next(name, &kubeconfig);
             Ok(())
         }
-        Action::Load { name } => load(name),
+        Action::Load { name } => load(name, &images::Options::default()),
         Action::Down { name } => down(name),
     }
 }
@@ -75,15 +75,16 @@ impl Preparation {
     }
 }
 
-/// Runs the tests of `tests/kind` whose names contain one of these, or all if there are none, on a cluster of their own.
-pub(crate) fn test(names: &[&str]) -> anyhow::Result<()> {
+/// Runs the tests of `tests/kind` whose names contain one of these, or all if there are none, on a cluster of their own, with
+/// images that are built in this way.
+pub(crate) fn test(names: &[&str], options: &images::Options) -> anyhow::Result<()> {
     let cluster = format!("{TEST_PREFIX}{}", std::process::id());
     // Built first, so that no cluster waits for a compiler; of the whole workspace, as the other tests are.
     let tests = ["test", "--workspace", "--test", "on_kind", "--locked"];
     succeed(cargo(&tests).arg("--no-run"))?;
     remove_leftovers()?;
     let tested = up(&cluster).and_then(|kubeconfig| {
-        load(&cluster)?;
+        load(&cluster, options)?;
         let mut run = cargo(&tests);
         run.env("PATH", path_with(&programs(&kubeconfig))?).env("KUBECONFIG", kubeconfig);
         // Tests share the cluster's nodes, and this machine's processors.
@@ -106,10 +107,10 @@ fn down(name: &str) -> anyhow::Result<()> {
 }
 
 /// Builds the images of the servers and of this repository's programs, and copies all to the cluster.
-fn load(name: &str) -> anyhow::Result<()> {
+fn load(name: &str, options: &images::Options) -> anyhow::Result<()> {
     let servers = output(&mut script("images", &[]))?;
     let mut images: Vec<String> = servers.lines().map(str::to_owned).collect();
-    images.extend(images::build(&images::Options::default())?);
+    images.extend(images::build(options)?);
     succeed(&mut command("docker", &["tag", NEXT.0, NEXT.1]))?;
     images.push(NEXT.1.to_owned());
     succeed(script("load", &[name]).args(images))

@@ -34,7 +34,7 @@ enum Task {
     #[command(subcommand)]
     Kind(kind::Action),
     /// Everything that must pass before a change is merged
-    Ci,
+    Ci(ci::Options),
     /// Check what compilers do not: directions of calls, sizes, licences, left-overs
     Tidy,
     /// Measure a release node, and the raw limits beside it
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Task::Tools => tools::run(),
         Task::Images(options) => images::run(&options),
         Task::Kind(action) => kind::run(&action),
-        Task::Ci => ci::run(),
+        Task::Ci(options) => ci::run(&options),
         Task::Tidy => tidy::run(),
         Task::Bench(options) => bench::run(options),
         Task::Codegen { check } => codegen::run(check),

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::images;
 use crate::kind;
 use crate::node::Node;
 use crate::run::{cargo, command, exists, output, root, say, succeed, target};
@@ -25,9 +26,12 @@ pub(crate) struct Options {
     /// Only the tests on a Kubernetes cluster: makes one with kind, and removes it
     #[arg(long, conflicts_with_all = ["no_browser", "only_node", "long"])]
     pub(crate) kind: bool,
-    /// With --kind: only the tests whose names contain this
+    /// With --kind: images of the programs as tests have built them, instead of static ones
+    #[arg(long, requires = "kind")]
+    pub(crate) debug: bool,
+    /// With --kind: only the tests whose names contain one of these
     #[arg(requires = "kind")]
-    pub(crate) name: Option<String>,
+    pub(crate) names: Vec<String>,
 }
 
 /// Programs that cannot be set up from here, and how a person gets them on Debian.
@@ -45,7 +49,9 @@ const BROWSER_PROGRAMS: &[(&str, &str)] = &[
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if options.kind {
         require(PROGRAMS)?;
-        return kind::test(options.name.as_deref().as_slice());
+        let names: Vec<&str> = options.names.iter().map(String::as_str).collect();
+        let images = images::Options { debug: options.debug, ..images::Options::default() };
+        return kind::test(&names, &images);
     }
     let browser = if options.no_browser { None } else { Some(set_up_browser()?) };
     require(PROGRAMS)?;

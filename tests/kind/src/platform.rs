@@ -138,10 +138,13 @@ impl Platform {
         .await;
     }
 
-    /// Waits until a rollout is in one of these phases.
+    /// Waits until the operator has seen the newest specification, and is in one of these phases.
     pub async fn until_phase(&self, phases: &[Phase]) {
         until(&format!("phase {phases:?}"), async || {
-            phases.contains(&self.status().await.phase).then_some(())
+            let cluster = self.get().await;
+            let status = cluster.status?;
+            let is_seen = status.observed_generation == cluster.metadata.generation;
+            (is_seen && phases.contains(&status.phase)).then_some(())
         })
         .await;
     }
