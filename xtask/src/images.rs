@@ -32,7 +32,7 @@ const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub(crate) struct Options {
     /// As they are published: fully optimised, which takes several minutes more
     #[arg(long)]
-    release: bool,
+    pub(crate) release: bool,
     /// As tests have built them, with the C library of this machine: in no time where tests have run
     #[arg(long, conflicts_with = "release")]
     pub(crate) debug: bool,

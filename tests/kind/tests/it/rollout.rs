@@ -86,12 +86,8 @@ impl Roll {
         }
         println!("{}", self.platform.events().await.join("\n"));
         assert!(outcome.wrong.is_empty(), "{}\n{}", outcome.wrong.join("\n"), outcome.path);
-        assert!(
-            service.gap <= GAP_MAX,
-            "somebody was away for {:?}; see {}",
-            service.gap,
-            outcome.path
-        );
+        assert!(service.gap <= GAP_MAX, "somebody was away; see {}", outcome.path);
+        assert!(service.delivery <= DELIVERY_MAX, "a message came late; see {}", outcome.path);
         history
     }
 }
