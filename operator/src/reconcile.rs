@@ -337,7 +337,8 @@ impl Pass<'_> {
         let written = self.api.replace_status(&self.cluster.name_any(), &parameters, &next).await;
         self.cluster = written.map_err(doing("write the status"))?;
         self.context.metrics.write("ChatCluster", "status");
-        Ok(())
+        // What is not remembered must not be acted on.
+        if self.cluster.status == next.status { Ok(()) } else { Err(Error::OldDefinition) }
     }
 
     /// Deletes what nothing asks for any more.

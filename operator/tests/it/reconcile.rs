@@ -537,3 +537,17 @@ async fn volumes_grow_and_templates_of_claims_stay() {
     bench.pass().await;
     assert_eq!(bench.condition("VolumesReady")["status"], "True");
 }
+
+#[tokio::test]
+async fn an_older_definition_is_told_and_nothing_is_done_that_would_be_forgotten() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    bench.server.forget("rollout");
+    bench.server.change("chatclusters", "chat", |cluster| {
+        cluster["spec"]["chat"]["image"] = "chat-node:2".into();
+    });
+    let error = pass(&bench.context, "chat", "demo").await.unwrap_err();
+    assert!(error.to_string().contains("apply crds/chatcluster.yaml"), "{error}");
+    assert_eq!(bench.server.names("replicasets").len(), 1, "no rollout begins");
+}
