@@ -33,10 +33,11 @@ pub struct SecretReference {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self == oldSelf").message("Keep the storage as it was: volumes cannot change size or class under a running ChatCluster yet. Make a new ChatCluster, or resize the claims by hand.")
+    validation = Rule::new("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0").message("Keep the storage at least as large as it was: a volume cannot become smaller."),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("Keep the storage class as it was: volumes do not move by themselves. Make a new ChatCluster.")
 )]
 pub struct Storage {
-    /// Size, such as `10Gi`.
+    /// Size, such as `10Gi`. It may become larger, if the storage class allows that.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message("Write the storage size as a quantity above zero, such as 10Gi."))]
     pub size: String,

@@ -9,6 +9,7 @@
 )]
 
 mod chat;
+mod command;
 mod common;
 mod nats;
 mod rollout;
@@ -16,6 +17,9 @@ mod scylla;
 mod status;
 
 pub use chat::{ChatSpec, DiscoverySpec, MANAGED_SETTINGS, PullPolicy, ServiceType, Setting};
+pub use command::{
+    CLUSTER_LABEL, COMPONENT_LABEL, Command, DRAIN_ANNOTATION, OPERATOR, Order, REVISION_LABEL,
+};
 pub use common::{Resources, SecretReference, Storage};
 pub use nats::{ExternalNats, ManagedNats, NatsSpec};
 pub use rollout::{DrainSpec, Jitter, OnDeadline, OnLowResume, OnProgressDeadline, RolloutSpec};
@@ -119,17 +123,30 @@ pub struct SecretsSpec {
 
 /// Limits of voluntary disruptions.
 #[derive(JsonSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct DisruptionSpec {
-    /// Chat nodes of one revision that may be evicted at once.
+    /// What becomes of the clients of a pod that somebody wants to evict.
+    pub evictions: Evictions,
+    /// Chat nodes of one revision that may be taken away at once: emptied, or evicted.
     #[schemars(range(min = 1, max = 100))]
     pub max_unavailable: i32,
 }
 
 impl Default for DisruptionSpec {
     fn default() -> DisruptionSpec {
-        DisruptionSpec { max_unavailable: 1 }
+        DisruptionSpec { evictions: Evictions::DrainFirst, max_unavailable: 1 }
     }
+}
+
+/// What becomes of the clients of a pod that somebody wants to evict.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Evictions {
+    /// Evictions are refused. When a machine is cordoned, other pods start, the clients of its pods move there batch by
+    /// batch, and the pods go. An operator that may not read Kubernetes nodes does as with `Terminate`.
+    #[default]
+    DrainFirst,
+    /// Evictions are granted, `maxUnavailable` at a time; a pod moves its clients while it ends.
+    Terminate,
 }
 
 /// A HorizontalPodAutoscaler on the ChatCluster itself: it counts the active revision's pods only.

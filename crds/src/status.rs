@@ -38,6 +38,9 @@ pub struct ChatClusterStatus {
     /// The rollout that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutStatus>,
+    /// How often single pods were emptied; a part of the ids of those rollouts.
+    #[serde(default)]
+    pub moves: i64,
     /// The last command given by an annotation, and what came of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_command: Option<HandledCommand>,
@@ -59,7 +62,7 @@ pub enum Phase {
     Starting,
     /// One revision serves, and it is the wanted one.
     Steady,
-    /// Pods of the new revision start.
+    /// Pods start: those of the new revision, or those that take the place of pods that are to go.
     Provisioning,
     /// The new revision is ready and has to stay so for a while.
     Verifying,
@@ -69,7 +72,7 @@ pub enum Phase {
     Switching,
     /// The new revision serves new clients; nobody was asked to move yet.
     Soaking,
-    /// Clients of older revisions are asked to move, batch by batch.
+    /// Clients of older revisions, or of pods that are to go, are asked to move, batch by batch.
     Draining,
     /// Pods without clients go.
     Retiring,
@@ -111,6 +114,9 @@ pub struct RolloutStatus {
     pub from: String,
     /// Revision that is to serve.
     pub to: String,
+    /// Pods whose clients move to other pods of the same revision, and that go then. Empty if revisions change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<String>,
     /// Whether it goes back to a revision that served before.
     #[serde(default)]
     pub rollback: bool,

@@ -143,7 +143,11 @@ fn what_holds_messages_cannot_be_edited_away() {
     let edits = [
         (with("nats.prefix", json!("other")), "Keep nats.prefix"),
         (with("nats.managed.replicas", json!(1)), "Keep at least as many NATS servers"),
-        (with("nats.managed.storage.size", json!("20Gi")), "Keep the storage as it was"),
+        (with("nats.managed.storage.size", json!("9Gi")), "Keep the storage at least as large"),
+        (
+            with("nats.managed.storage", json!({"size": "10Gi", "storageClassName": "fast"})),
+            "Keep the storage class",
+        ),
         (with("scylla.keyspace", json!("other")), "Keep scylla.keyspace"),
         (with("scylla.managed.racks", json!([{"name": "b", "members": 3}])), "Keep every rack"),
         (with("scylla.managed.racks", json!([{"name": "a", "members": 2}])), "Keep every rack"),
@@ -158,6 +162,8 @@ fn what_holds_messages_cannot_be_edited_away() {
         json!([{"name": "a", "members": 3}, {"name": "b", "members": 1}]),
     );
     assert!(resource(&grown).validate_cel_update(&old).is_ok());
+    let larger = with("nats.managed.storage.size", json!("0.02Ti"));
+    assert!(resource(&larger).validate_cel_update(&old).is_ok());
     assert!(resource(&with("chat.image", json!("chat-node:2"))).validate_cel_update(&old).is_ok());
 }
 

@@ -1,5 +1,6 @@
 //! Makes objects what they should be, by server-side apply, and writes nothing where nothing differs.
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::Status;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use crate::build::{Concern, Intent, digest};
 use crate::error::{Error, doing};
 use crate::names;
+use crate::volumes::Growth;
 
 /// What has to be done about one object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,7 +89,8 @@ fn is_same_quantity(one: &str, other: &str) -> bool {
     }
 }
 
-fn quantity(text: &str) -> Option<f64> {
+/// The number that a quantity such as `10Gi` or `500m` stands for.
+pub(crate) fn quantity(text: &str) -> Option<f64> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit {
@@ -176,6 +179,16 @@ impl Applier {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             Err(error) => Err(doing(format!("delete {} {name}", resource.kind))(error)),
         }
+    }
+
+    /// Lets a volume claim ask for more.
+    pub async fn grow(&self, growth: &Growth) -> Result<(), Error> {
+        let patch = json!({"spec": {"resources": {"requests": {"storage": growth.size}}}});
+        self.api(&ApiResource::erase::<PersistentVolumeClaim>(&()))
+            .patch(&growth.claim, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map_err(doing(format!("make volume {} larger", growth.claim)))?;
+        Ok(())
     }
 
     /// Changes metadata of an object: finalizers, annotations.

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, retry_after};
 use crate::limits;
+use crate::machines;
 use crate::names;
 use crate::reconcile::{Context, pass};
 
@@ -64,6 +65,10 @@ pub async fn run(context: Context, scope: Scope, stop: CancellationToken) {
         names::MANAGED_BY.0,
         names::MANAGED_BY.1
     ));
+    let machines = running.context.machines.clone();
+    let looked = machines.first_look();
+    let watching = tokio::spawn(machines::watch(client.clone(), machines.clone()));
+    looked.await;
     let stopped = stop.clone();
     Controller::new(scope.api::<ChatCluster>(&client), own)
         .with_config(
@@ -79,6 +84,7 @@ pub async fn run(context: Context, scope: Scope, stop: CancellationToken) {
         .owns(scope.api::<HorizontalPodAutoscaler>(&client), ours.clone())
         .watches(scope.api::<Secret>(&client), ours.clone(), cluster_of::<Secret>)
         .watches(scope.api::<Pod>(&client), ours, cluster_of::<Pod>)
+        .reconcile_all_on(machines.changes())
         .graceful_shutdown_on(async move { stopped.cancelled().await })
         .run(reconcile, on_error, running)
         .for_each(|done| async {
@@ -88,6 +94,7 @@ pub async fn run(context: Context, scope: Scope, stop: CancellationToken) {
             }
         })
         .await;
+    watching.abort();
 }
 
 /// The ChatCluster that an object belongs to by its label.

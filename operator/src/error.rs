@@ -16,6 +16,11 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The API server dropped fields of a status: its definition does not know them.
+    #[error(
+        "the definition of the ChatCluster in this cluster is older than the operator: apply crds/chatcluster.yaml of its release"
+    )]
+    OldDefinition,
     /// An object has the name that one of ours should have.
     #[error(
         "{kind} {name} exists and does not belong to this ChatCluster: delete it, or give the ChatCluster another name"
@@ -54,7 +59,7 @@ impl Error {
     /// What kind of failure it is.
     pub fn class(&self) -> Class {
         match self {
-            Error::Foreign { .. } => Class::User,
+            Error::Foreign { .. } | Error::OldDefinition => Class::User,
             Error::Kube { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) if status.code == 409 => Class::Conflict,
                 kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Class::User,

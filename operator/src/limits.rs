@@ -14,6 +14,9 @@ pub const STARTING_PASS: Duration = Duration::from_secs(15);
 /// First and longest wait after a pass that failed.
 pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
 
+/// How long the first pass waits to see which machines are being emptied.
+pub const FIRST_LOOK: Duration = Duration::from_secs(10);
+
 /// Passes at once, of different resources.
 pub const PASSES_AT_ONCE: u16 = 8;
 
@@ -25,6 +28,10 @@ pub const NODE_ANSWER: Duration = Duration::from_secs(3);
 
 /// Nodes asked at once.
 pub const NODES_AT_ONCE: usize = 32;
+
+/// How long a NATS server must have been ready before another one starts again: it says that it is well before it has heard
+/// what it missed.
+pub const NATS_SETTLE_SECONDS: i64 = 10;
 
 /// Bytes of a node's answer that are read.
 pub const NODE_ANSWER_BYTES: usize = 1024 * 1024;

@@ -16,6 +16,7 @@ use operator::controller::{self, Scope};
 use operator::lease::LeaderLease;
 use operator::metrics::Metrics;
 use operator::names;
+use operator::nats::HttpMonitor;
 use operator::nodes::HttpNodes;
 use operator::reconcile::Context;
 use operator::server::{self, Readiness};
@@ -184,6 +185,8 @@ async fn lead(
         nodes: Arc::new(HttpNodes::new().context("make a client for nodes")?),
         recorder: Recorder::new(client.clone(), reporter),
         client,
+        monitor: Arc::new(HttpMonitor::new().context("make a client for NATS servers")?),
+        machines: Arc::default(),
         metrics,
         epoch,
         operator_namespace: run.own_namespace.clone(),

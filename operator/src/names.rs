@@ -2,17 +2,9 @@
 
 use std::collections::BTreeMap;
 
-/// Name of the operator in labels, as a field manager and in events.
-pub const OPERATOR: &str = "chat-operator";
-
-/// Label with the name of the ChatCluster.
-pub const CLUSTER: &str = "chatcluster.dev/cluster";
-
-/// Label with the part of the platform: `chat`, `nats` or `scylla`.
-pub const COMPONENT: &str = "app.kubernetes.io/component";
-
-/// Label with the revision of a chat node.
-pub const REVISION: &str = "chatcluster.dev/revision";
+pub use crds::{
+    CLUSTER_LABEL as CLUSTER, COMPONENT_LABEL as COMPONENT, OPERATOR, REVISION_LABEL as REVISION,
+};
 
 /// Label with the rack of a member of the database.
 pub const RACK: &str = "chatcluster.dev/rack";

@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::ChatCluster;
+use crds::{ChatCluster, Evictions};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolumeClaim, Pod, PodCondition, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ApiResource, ListParams, TypeMeta};
@@ -19,8 +21,12 @@ use crate::build::{self, Facts, Revision, SecretPlan, digest};
 use crate::error::{Error, doing};
 use crate::limits;
 use crate::names::{self, Component};
+use crate::nats;
 use crate::nodes::Peer;
-use crate::rollout::{self, Order, View, World};
+use crate::rollout::{self, Disruption, Order, View, World};
+
+/// Label by which Kubernetes says which template a pod of a StatefulSet was made from.
+const CONTROLLER_REVISION: &str = "controller-revision-hash";
 
 /// What one pass found.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +35,8 @@ pub struct Found {
     pub objects: BTreeMap<(String, String), Value>,
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// Its volume claims.
+    pub claims: Vec<PersistentVolumeClaim>,
     /// The Secrets that it uses, by name.
     pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
 }
@@ -79,6 +87,8 @@ pub async fn find(client: &Client, cluster: &ChatCluster) -> Result<Found, Error
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     found.pods = pods.list(&selected).await.map_err(doing("list pods"))?.items;
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+    found.claims = claims.list(&selected).await.map_err(doing("list volume claims"))?.items;
     found.secrets = secrets(client, &namespace, &build::secrets(cluster)).await?;
     Ok(found)
 }
@@ -120,6 +130,7 @@ impl Found {
             secrets: self.digests(),
             operator_namespace: operator_namespace.to_owned(),
             revisions: self.revisions(cluster),
+            claim_sizes: self.claim_sizes(),
             ..Facts::default()
         };
         for rack in racks {
@@ -132,6 +143,24 @@ impl Found {
             }
         }
         facts
+    }
+
+    fn claim_sizes(&self) -> BTreeMap<String, String> {
+        let sets = self.objects.iter().filter(|((kind, _), _)| kind == "StatefulSet");
+        let sizes = sets.filter_map(|((_, name), set)| {
+            let claim = &set["spec"]["volumeClaimTemplates"][0]["spec"];
+            let size = claim["resources"]["requests"]["storage"].as_str()?;
+            Some((name.clone(), size.to_owned()))
+        });
+        sizes.collect()
+    }
+
+    /// The claims of one part of the platform.
+    pub fn claims_of(&self, part: Component) -> impl Iterator<Item = &PersistentVolumeClaim> {
+        let part = part.as_str();
+        self.claims
+            .iter()
+            .filter(move |claim| claim.labels().get(names::COMPONENT).is_some_and(|l| l == part))
     }
 
     /// Digests of the Secrets' contents.
@@ -171,6 +200,32 @@ impl Found {
         part
     }
 
+    /// The managed NATS servers without their reports, in the order of their numbers, and where to ask for those. Empty
+    /// while Kubernetes has not seen yet what they should be.
+    pub fn nats_servers(&self, cluster: &ChatCluster) -> (Vec<nats::Server>, Vec<Peer>) {
+        let (own, _) = build::place(cluster);
+        let set = self.typed::<StatefulSet>("StatefulSet", &names::nats(&own));
+        let Some(set) = set else { return (Vec::new(), Vec::new()) };
+        let status = set.status.unwrap_or_default();
+        if status.observed_generation < set.metadata.generation {
+            return (Vec::new(), Vec::new());
+        }
+        let mut pods: Vec<&Pod> = self.pods_of(Component::Nats).collect();
+        pods.sort_by_key(|pod| pod.name_any());
+        let servers = pods.iter().map(|pod| nats::Server {
+            name: pod.name_any(),
+            outdated: pod.labels().get(CONTROLLER_REVISION) != status.update_revision.as_ref(),
+            ready_since: ready_since(pod),
+            ending: pod.metadata.deletion_timestamp.is_some(),
+            report: None,
+        });
+        let peers = pods.iter().filter_map(|pod| {
+            let address = pod.status.as_ref()?.pod_ip.clone()?;
+            Some(Peer { name: pod.name_any(), address })
+        });
+        (servers.collect(), peers.collect())
+    }
+
     /// The token of the nodes' admin ports.
     pub fn admin_token(&self, cluster: &ChatCluster) -> String {
         let name = build::secrets(cluster).admin_token.name;
@@ -190,21 +245,36 @@ impl Found {
     }
 
     fn chat_pods(&self) -> impl Iterator<Item = &Pod> {
-        let chat = Component::Chat.as_str();
-        self.pods
-            .iter()
-            .filter(move |pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(chat))
+        self.pods_of(Component::Chat)
     }
 
-    /// What the planner sees, given the nodes' answers.
+    fn pods_of(&self, part: Component) -> impl Iterator<Item = &Pod> {
+        let part = part.as_str();
+        self.pods
+            .iter()
+            .filter(move |pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part))
+    }
+
+    /// Whether single chat nodes may have to go: there are too many, or somebody wants one to be gone.
+    pub fn has_leavers(&self, cluster: &ChatCluster, machines: Option<&BTreeSet<String>>) -> bool {
+        let holds = holds(cluster, machines);
+        let mut pods: Vec<&Pod> = self.chat_pods().filter(|pod| !has_ended(pod)).collect();
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        let wanted = usize::try_from(cluster.spec.chat.replicas).unwrap_or(0);
+        pods.len() > wanted || pods.iter().any(|pod| leaves(pod, machines, holds).is_some())
+    }
+
+    /// What the planner sees, given the nodes' answers and the machines that are being emptied, if that can be seen.
     pub fn world(
         &self,
         cluster: &ChatCluster,
         views: &BTreeMap<String, View>,
+        machines: Option<&BTreeSet<String>>,
         obstacles: Vec<String>,
         now: Timestamp,
     ) -> World {
         let (own, _) = build::place(cluster);
+        let holds = holds(cluster, machines);
         let mut revisions: BTreeMap<Revision, rollout::Observed> = BTreeMap::new();
         for revision in self.revisions(cluster) {
             let name = names::revision(&own, revision.as_str());
@@ -222,6 +292,8 @@ impl Found {
                 ready: is_ready(pod),
                 running: is_running(pod),
                 ending: pod.metadata.deletion_timestamp.is_some(),
+                created_at: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+                leaves: leaves(pod, machines, holds),
                 name,
                 view,
             });
@@ -237,8 +309,27 @@ impl Found {
             selected: selected.map(Revision::new),
             obstacles,
             order: Order::find(cluster.annotations()),
+            disruption: Disruption {
+                max_unavailable: cluster.spec.disruption.max_unavailable,
+                holds,
+            },
         }
     }
+}
+
+/// Whether evictions wait for clients. They would wait for ever if nobody saw which machines are being emptied.
+fn holds(cluster: &ChatCluster, machines: Option<&BTreeSet<String>>) -> bool {
+    cluster.spec.disruption.evictions == Evictions::DrainFirst && machines.is_some()
+}
+
+/// Why somebody wants a pod to go, as the end of a sentence.
+fn leaves(pod: &Pod, machines: Option<&BTreeSet<String>>, holds: bool) -> Option<String> {
+    if pod.annotations().contains_key(crds::DRAIN_ANNOTATION) {
+        return Some("somebody asked for it".to_owned());
+    }
+    let machine = pod.spec.as_ref()?.node_name.as_ref()?;
+    let is_emptied = holds && machines.is_some_and(|machines| machines.contains(machine));
+    is_emptied.then(|| format!("its machine {machine} is being emptied"))
 }
 
 /// Servers of one kind.
@@ -278,8 +369,18 @@ fn is_restarting(set: &StatefulSet) -> bool {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ == "Ready").any(|c| c.status == "True")
+    ready_condition(pod).is_some_and(|condition| condition.status == "True")
+}
+
+fn ready_condition(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == "Ready")
+}
+
+fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = ready_condition(pod).filter(|condition| condition.status == "True")?;
+    // One that does not say since when has been so for ever.
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
 }
 
 /// Whether its process runs, or may run: a machine that does not answer says nothing about it.

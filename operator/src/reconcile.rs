@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crds::{ChatCluster, ChatClusterStatus, DeletionPolicy, Phase};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ApiResource, ListParams, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
@@ -16,12 +16,15 @@ use crate::apply::{Applier, Decision, decide};
 use crate::build::{self, Concern, Facts, Fleet, Intent};
 use crate::error::{Error, doing};
 use crate::limits;
+use crate::machines::Machines;
 use crate::metrics::Metrics;
-use crate::names;
+use crate::names::{self, Component};
+use crate::nats::{Monitor, Next, next_restart};
 use crate::nodes::Nodes;
 use crate::observe::{self, Found};
 use crate::rollout::{self, Action, Plan, View};
 use crate::status::{Findings, describe};
+use crate::volumes;
 
 /// What passes need.
 pub struct Context {
@@ -29,6 +32,10 @@ pub struct Context {
     pub client: Client,
     /// The chat nodes.
     pub nodes: Arc<dyn Nodes>,
+    /// The NATS servers.
+    pub monitor: Arc<dyn Monitor>,
+    /// The machines that are being emptied.
+    pub machines: Arc<Machines>,
     /// Counters.
     pub metrics: Metrics,
     /// Writer of events.
@@ -108,9 +115,13 @@ impl Pass<'_> {
         let foundation = build::foundation(&self.cluster, &facts);
         self.apply(&found, &foundation).await?;
         (findings.nats, findings.scylla) = found.ready(&self.cluster);
+        findings.volumes = self.grow_volumes(&found).await;
+        findings.nats_waits = self.restart_nats(&found).await?;
 
-        let views = self.ask_nodes(&found).await;
-        let world = found.world(&self.cluster, &views, findings.obstacles(), self.now);
+        let machines = self.context.machines.leaving();
+        let views = self.ask_nodes(&found, machines.as_ref()).await;
+        let obstacles = findings.obstacles();
+        let world = found.world(&self.cluster, &views, machines.as_ref(), obstacles, self.now);
         let order = world.order.clone();
         let plan = rollout::next_step(&self.cluster.spec.rollout, &self.old_status(), &world);
         // First what is meant to happen, then what makes it happen: a crash in between repeats it.
@@ -121,7 +132,9 @@ impl Pass<'_> {
         }
         let intents: Vec<Intent> = foundation.into_iter().chain(fleet).collect();
         self.prune(&found, &intents, &plan.fleet).await?;
-        Ok(again(&plan))
+        // No watch tells that streams have caught up.
+        let restarts = findings.nats_waits.is_some();
+        Ok(if restarts { again(&plan).min(limits::STARTING_PASS) } else { again(&plan) })
     }
 
     /// Creates what is to be generated. Returns what is missing, in sentences.
@@ -190,14 +203,67 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Lets volumes become as large as the resource says. Returns what stands in the way, in sentences: a storage class may
+    /// not allow it, and nothing else should wait for that.
+    async fn grow_volumes(&self, found: &Found) -> Vec<String> {
+        let spec = &self.cluster.spec;
+        let nats = spec.nats.managed.as_ref().map(|nats| (Component::Nats, &nats.storage.size));
+        let scylla =
+            spec.scylla.managed.as_ref().map(|scylla| (Component::Scylla, &scylla.storage.size));
+        let mut sentences = Vec::new();
+        for (part, size) in nats.into_iter().chain(scylla) {
+            for growth in volumes::too_small(found.claims_of(part), size) {
+                match self.applier.grow(&growth).await {
+                    Ok(()) => {
+                        self.context.metrics.write("PersistentVolumeClaim", "write");
+                        let text = format!("Volume {} grows to {size}.", growth.claim);
+                        self.publish("VolumeGrows", &text, false).await;
+                    }
+                    Err(error) => sentences.push(format!("{error}.")),
+                }
+            }
+            let growing = volumes::growing(found.claims_of(part)).into_iter();
+            sentences.extend(growing.map(|claim| format!("Volume {claim} is being made larger.")));
+        }
+        sentences
+    }
+
+    /// Lets a NATS server start again, if one is to and may. Returns why none may.
+    async fn restart_nats(&self, found: &Found) -> Result<Option<String>, Error> {
+        let Some(managed) = &self.cluster.spec.nats.managed else { return Ok(None) };
+        let (mut servers, peers) = found.nats_servers(&self.cluster);
+        if servers.iter().all(|server| !server.outdated) {
+            return Ok(None);
+        }
+        let mut reports = self.context.monitor.ask(&peers).await;
+        for server in &mut servers {
+            server.report = reports.remove(&server.name);
+        }
+        match next_restart(&servers, managed.replicas, self.now) {
+            Next::Nothing => Ok(None),
+            Next::Wait(why) => Ok(Some(why)),
+            Next::Restart(name) => {
+                self.delete_pods(found, std::slice::from_ref(&name)).await?;
+                let text = format!("NATS server {name} starts again.");
+                self.publish("NatsServerRestarted", &text, false).await;
+                Ok(Some(text))
+            }
+        }
+    }
+
     /// Asks the nodes, if a rollout runs or is due.
-    async fn ask_nodes(&self, found: &Found) -> BTreeMap<String, View> {
+    async fn ask_nodes(
+        &self,
+        found: &Found,
+        machines: Option<&BTreeSet<String>>,
+    ) -> BTreeMap<String, View> {
         let status = self.old_status();
         let wanted = build::wanted_revision(&self.cluster, &found.digests());
         let sets = found.objects.keys().filter(|(kind, _)| kind == "ReplicaSet").count();
         let at_rest = status.rollout.is_none()
             && sets <= 1
-            && status.active_revision.as_deref() == Some(wanted.as_str());
+            && status.active_revision.as_deref() == Some(wanted.as_str())
+            && !found.has_leavers(&self.cluster, machines);
         if at_rest {
             return BTreeMap::new();
         }
@@ -213,7 +279,18 @@ impl Pass<'_> {
         if !plan.actions.is_empty() {
             self.tell_nodes(found, &plan.actions).await;
         }
+        self.delete_pods(found, &plan.deletions).await?;
         Ok(intents)
+    }
+
+    async fn delete_pods(&self, found: &Found, names: &[String]) -> Result<(), Error> {
+        let resource = ApiResource::erase::<Pod>(&());
+        for pod in found.pods.iter().filter(|pod| names.contains(&pod.name_any())) {
+            let uid = pod.uid().unwrap_or_default();
+            self.applier.delete(&resource, &pod.name_any(), &uid).await?;
+            self.context.metrics.write("Pod", "delete");
+        }
+        Ok(())
     }
 
     async fn tell_nodes(&self, found: &Found, actions: &[Action]) {
@@ -260,7 +337,8 @@ impl Pass<'_> {
         let written = self.api.replace_status(&self.cluster.name_any(), &parameters, &next).await;
         self.cluster = written.map_err(doing("write the status"))?;
         self.context.metrics.write("ChatCluster", "status");
-        Ok(())
+        // What is not remembered must not be acted on.
+        if self.cluster.status == next.status { Ok(()) } else { Err(Error::OldDefinition) }
     }
 
     /// Deletes what nothing asks for any more.

@@ -17,8 +17,12 @@ pub struct Findings {
     pub secrets: Vec<String>,
     /// NATS.
     pub nats: Part,
+    /// Why no NATS server starts again though one should.
+    pub nats_waits: Option<String>,
     /// The database.
     pub scylla: Part,
+    /// Volumes that do not have the size that they should.
+    pub volumes: Vec<String>,
     /// What failed in this pass.
     pub failure: Option<String>,
 }
@@ -102,11 +106,18 @@ fn drafts(cluster: &ChatCluster, status: &ChatClusterStatus, findings: &Findings
         true => ("SecretsReady", Some(true), "Found", "All Secrets are there.".to_owned()),
         false => ("SecretsReady", Some(false), "Missing", findings.secrets.join(" ")),
     };
+    let volumes = match findings.volumes.is_empty() {
+        true => {
+            ("VolumesReady", Some(true), "AsWanted", "Volumes are as large as asked.".to_owned())
+        }
+        false => ("VolumesReady", Some(false), "TooSmall", findings.volumes.join(" ")),
+    };
     let parts = vec![
         accepted,
         secrets,
-        part("NatsReady", "NATS servers", findings.nats),
-        part("ScyllaReady", "members of the database", findings.scylla),
+        volumes,
+        part("NatsReady", "NATS servers", findings.nats, findings.nats_waits.as_deref()),
+        part("ScyllaReady", "members of the database", findings.scylla, None),
         available(status),
         rollout(status),
     ];
@@ -119,11 +130,14 @@ fn drafts(cluster: &ChatCluster, status: &ChatClusterStatus, findings: &Findings
     drafts
 }
 
-fn part(type_: &'static str, what: &str, part: Part) -> Draft {
+fn part(type_: &'static str, what: &str, part: Part, waits: Option<&str>) -> Draft {
     let Some(wanted) = part.wanted else {
         return (type_, Some(true), "External", format!("The {what} are not managed here."));
     };
-    let text = format!("{} of {wanted} {what} are ready.", part.ready);
+    let mut text = format!("{} of {wanted} {what} are ready.", part.ready);
+    if let Some(waits) = waits {
+        text = format!("{text} {waits}");
+    }
     match (part.is_whole(), part.restarting) {
         (true, _) => (type_, Some(true), "AllReady", text),
         (false, true) => (type_, Some(false), "Restarting", text),
@@ -142,6 +156,10 @@ fn available(status: &ChatClusterStatus) -> Draft {
 }
 
 fn rollout(status: &ChatClusterStatus) -> Draft {
+    if let Some(run) = status.rollout.as_ref().filter(|run| !run.pods.is_empty()) {
+        let text = format!("Pods are emptied, by rollout {}: {}", run.id, run.message);
+        return ("Progressing", Some(true), "PodsLeave", text);
+    }
     if let Some(run) = &status.rollout {
         let text = format!("Rollout {} to revision {}: {}", run.id, run.to, run.message);
         return ("Progressing", Some(true), "RolloutRuns", text);

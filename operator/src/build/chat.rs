@@ -12,6 +12,7 @@ use kube::api::ObjectMeta;
 
 use super::configuration::{ADMIN_PORT, CLIENT_PORT, DIRECTORY};
 use super::object::{Concern, Intent, entry, metadata};
+use super::pod::SERVERS;
 use super::{Facts, Fleet, Revision, SecretPlan, configuration, place, pod, secrets};
 use crate::names::{self, Component};
 
@@ -40,7 +41,7 @@ pub(super) fn intents(cluster: &ChatCluster, facts: &Facts, fleet: &Fleet) -> Ve
             names::revision(&own, revision.as_str()),
             Component::Chat,
             &names::revision_selector(&own, revision.as_str()),
-            cluster.spec.disruption.max_unavailable,
+            fleet.budgets.get(revision).copied().unwrap_or(SERVERS),
         ));
     }
     intents

@@ -29,6 +29,8 @@ pub struct Facts {
     pub racks: BTreeSet<String>,
     /// Racks all of whose members are ready.
     pub racks_ready: BTreeSet<String>,
+    /// Sizes in the templates of the StatefulSets' claims, by the sets' names. They cannot change.
+    pub claim_sizes: BTreeMap<String, String>,
     /// Revisions that have a ReplicaSet.
     pub revisions: BTreeSet<Revision>,
     /// Namespace of the operator, whose pods ask the nodes' admin ports.
@@ -46,12 +48,23 @@ pub struct Fleet {
     pub wanted: Revision,
     /// How many pods of each revision.
     pub replicas: BTreeMap<Revision, i32>,
+    /// What evictions may take away of each revision.
+    pub budgets: BTreeMap<Revision, Budget>,
+}
+
+/// What evictions may take away of a revision.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Budget {
+    /// Pods at once.
+    pub max_unavailable: i32,
+    /// Whether pods that are not ready may always go.
+    pub unready_go: bool,
 }
 
 /// NATS, the database, and what the chat nodes share.
 pub fn foundation(cluster: &ChatCluster, facts: &Facts) -> Vec<Intent> {
     let mut intents = vec![pod::service_account(cluster)];
-    intents.extend(nats::intents(cluster));
+    intents.extend(nats::intents(cluster, facts));
     intents.extend(scylla::intents(cluster, facts));
     intents.extend(policy::network_policies(cluster, facts));
     intents.extend(policy::autoscaler(cluster));

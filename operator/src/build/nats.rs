@@ -3,6 +3,7 @@
 use crds::{ChatCluster, DeletionPolicy, ManagedNats};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
+    StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ExecAction, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec,
@@ -11,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use kube::api::ObjectMeta;
 
 use super::object::{Intent, digest, entry, metadata};
-use super::{place, pod, secrets};
+use super::{Facts, place, pod, secrets};
 use crate::names::{self, Component};
 
 /// A server in lame duck mode hands over its leaders, waits, then closes clients one after another: the least that it
@@ -19,7 +20,7 @@ use crate::names::{self, Component};
 const LAME_DUCK_SECONDS: i64 = 30;
 const GRACE_SECONDS: i64 = LAME_DUCK_SECONDS + 30;
 
-pub(super) fn intents(cluster: &ChatCluster) -> Vec<Intent> {
+pub(super) fn intents(cluster: &ChatCluster, facts: &Facts) -> Vec<Intent> {
     let Some(managed) = &cluster.spec.nats.managed else { return Vec::new() };
     let (own, _) = place(cluster);
     let selector = names::selector(&own, Component::Nats);
@@ -53,14 +54,14 @@ pub(super) fn intents(cluster: &ChatCluster) -> Vec<Intent> {
             }),
             ..Service::default()
         }),
-        pod::disruption_budget(cluster, name, Component::Nats, &selector, 1),
-        stateful_set(cluster, managed),
+        pod::disruption_budget(cluster, name, Component::Nats, &selector, pod::SERVERS),
+        stateful_set(cluster, managed, facts),
     ]
 }
 
 const PORTS: &[(&str, i32)] = &[("client", 4222), ("cluster", 6222), ("monitor", 8222)];
 
-fn stateful_set(cluster: &ChatCluster, managed: &ManagedNats) -> Intent {
+fn stateful_set(cluster: &ChatCluster, managed: &ManagedNats, facts: &Facts) -> Intent {
     let (own, _) = place(cluster);
     let selector = names::selector(&own, Component::Nats);
     let text = configuration(cluster, managed);
@@ -78,11 +79,18 @@ fn stateful_set(cluster: &ChatCluster, managed: &ManagedNats) -> Intent {
             replicas: Some(managed.replicas),
             // One after the other they never reach a quorum.
             pod_management_policy: Some("Parallel".to_owned()),
-            // A server that has just come back still has to catch up.
-            min_ready_seconds: Some(10),
+            // Which pod goes next depends on streams and on who leads: crate::nats decides it.
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
             selector: pod::labelled(&selector),
             persistent_volume_claim_retention_policy: Some(retention(cluster)),
-            volume_claim_templates: Some(vec![pod::claim(&managed.storage)]),
+            volume_claim_templates: Some(vec![pod::claim(
+                &managed.storage,
+                &names::nats(&own),
+                facts,
+            )]),
             template: PodTemplateSpec {
                 metadata: Some(template),
                 spec: Some(PodSpec {

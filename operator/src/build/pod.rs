@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 
 use super::object::{Intent, metadata};
-use super::place;
+use super::{Budget, Facts, place};
 use crate::names::{self, Component};
 
 /// User and group of all processes: nobody's.
@@ -106,8 +106,10 @@ pub(super) fn resources(wanted: &Resources) -> ResourceRequirements {
     }
 }
 
-pub(super) fn claim(storage: &Storage) -> PersistentVolumeClaim {
-    let request = BTreeMap::from([("storage".to_owned(), Quantity(storage.size.clone()))]);
+/// The claims of a StatefulSet. Its template keeps the size that it was made with.
+pub(super) fn claim(storage: &Storage, set: &str, facts: &Facts) -> PersistentVolumeClaim {
+    let size = facts.claim_sizes.get(set).unwrap_or(&storage.size);
+    let request = BTreeMap::from([("storage".to_owned(), Quantity(size.clone()))]);
     PersistentVolumeClaim {
         metadata: ObjectMeta { name: Some("data".to_owned()), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeClaimSpec {
@@ -213,20 +215,24 @@ pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
     VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
 }
 
-/// A limit of voluntary evictions. What is not healthy never holds up the drain of a machine.
+/// One at a time, and what is not ready never holds up the drain of a machine.
+pub(super) const SERVERS: Budget = Budget { max_unavailable: 1, unready_go: true };
+
+/// A limit of voluntary evictions.
 pub(super) fn disruption_budget(
     cluster: &ChatCluster,
     name: String,
     component: Component,
     selector: &BTreeMap<String, String>,
-    max_unavailable: i32,
+    budget: Budget,
 ) -> Intent {
+    let unready = if budget.unready_go { "AlwaysAllow" } else { "IfHealthyBudget" };
     Intent::new(&PodDisruptionBudget {
         metadata: metadata(cluster, name, component),
         spec: Some(PodDisruptionBudgetSpec {
-            max_unavailable: Some(IntOrString::Int(max_unavailable)),
+            max_unavailable: Some(IntOrString::Int(budget.max_unavailable)),
             selector: Some(labelled(selector)),
-            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            unhealthy_pod_eviction_policy: Some(unready.to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()

@@ -31,31 +31,26 @@ pub(super) fn network_policies(cluster: &ChatCluster, facts: &Facts) -> Vec<Inte
     let parts = |parts: &[Component]| -> Vec<NetworkPolicyPeer> {
         parts.iter().map(|part| pods(&names::selector(&own, *part))).collect()
     };
-    let mut readers: Vec<NetworkPolicyPeer> = cluster
-        .spec
-        .network_policy
-        .monitoring_namespace
-        .iter()
-        .map(|name| namespace(name))
-        .collect();
-    let mut admins = readers.clone();
+    let monitoring = cluster.spec.network_policy.monitoring_namespace.iter();
+    let mut admins: Vec<NetworkPolicyPeer> = monitoring.map(|name| namespace(name)).collect();
     if !facts.operator_namespace.is_empty() {
         admins.push(namespace(&facts.operator_namespace));
     }
     let mut policies = vec![policy(
         cluster,
         Component::Chat,
-        vec![rule(&[CLIENT_PORT], None), rule(&[ADMIN_PORT], Some(admins))],
+        vec![rule(&[CLIENT_PORT], None), rule(&[ADMIN_PORT], Some(admins.clone()))],
     )];
     if cluster.spec.nats.managed.is_some() {
-        readers.extend(parts(&[Component::Nats]));
+        // The operator asks servers whether their streams are complete before the next one starts again.
+        let readers = admins.into_iter().chain(parts(&[Component::Nats])).collect();
         policies.push(policy(
             cluster,
             Component::Nats,
             vec![
                 rule(&[4222], Some(parts(&[Component::Chat]))),
                 rule(&[6222], Some(parts(&[Component::Nats]))),
-                rule(&[8222], Some(readers.clone())),
+                rule(&[8222], Some(readers)),
             ],
         ));
     }

@@ -105,20 +105,31 @@ pub(super) fn intents(cluster: &ChatCluster, facts: &Facts) -> Vec<Intent> {
     let selector = names::selector(&own, Component::Scylla);
     let mut intents = vec![
         service(cluster, names::scylla(&own), selector.clone(), false),
-        pod::disruption_budget(cluster, names::scylla(&own), Component::Scylla, &selector, 1),
+        pod::disruption_budget(
+            cluster,
+            names::scylla(&own),
+            Component::Scylla,
+            &selector,
+            pod::SERVERS,
+        ),
     ];
     for (index, rack) in managed.racks.iter().enumerate() {
         // Members join one at a time: a rack starts when those before it are complete.
         let before = &managed.racks[..index];
         let may_start = before.iter().all(|rack| facts.racks_ready.contains(&rack.name));
         if facts.racks.contains(&rack.name) || may_start {
-            intents.extend(rack_intents(cluster, managed, rack));
+            intents.extend(rack_intents(cluster, managed, rack, facts));
         }
     }
     intents
 }
 
-fn rack_intents(cluster: &ChatCluster, managed: &ManagedScylla, rack: &Rack) -> Vec<Intent> {
+fn rack_intents(
+    cluster: &ChatCluster,
+    managed: &ManagedScylla,
+    rack: &Rack,
+    facts: &Facts,
+) -> Vec<Intent> {
     let (own, _) = place(cluster);
     let name = names::rack(&own, &rack.name);
     let properties = format!("dc={}\nrack={}\n", managed.datacenter, rack.name);
@@ -129,7 +140,7 @@ fn rack_intents(cluster: &ChatCluster, managed: &ManagedScylla, rack: &Rack) -> 
             ..ConfigMap::default()
         }),
         service(cluster, name.clone(), rack_selector(&own, rack), true),
-        stateful_set(cluster, managed, rack),
+        stateful_set(cluster, managed, rack, facts),
     ];
     intents.extend((0..rack.members).map(|ordinal| {
         let member = format!("{name}-{ordinal}");
@@ -173,7 +184,12 @@ fn seed(cluster: &ChatCluster, managed: &ManagedScylla) -> String {
     format!("{}-0.{namespace}.svc", names::rack(&own, first))
 }
 
-fn stateful_set(cluster: &ChatCluster, managed: &ManagedScylla, rack: &Rack) -> Intent {
+fn stateful_set(
+    cluster: &ChatCluster,
+    managed: &ManagedScylla,
+    rack: &Rack,
+    facts: &Facts,
+) -> Intent {
     let (own, _) = place(cluster);
     let name = names::rack(&own, &rack.name);
     let selector = rack_selector(&own, rack);
@@ -200,7 +216,7 @@ fn stateful_set(cluster: &ChatCluster, managed: &ManagedScylla, rack: &Rack) -> 
             min_ready_seconds: Some(5),
             selector: pod::labelled(&selector),
             persistent_volume_claim_retention_policy: Some(retention(cluster)),
-            volume_claim_templates: Some(vec![pod::claim(&managed.storage)]),
+            volume_claim_templates: Some(vec![pod::claim(&managed.storage, &name, facts)]),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
                 spec: Some(PodSpec {

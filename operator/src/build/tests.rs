@@ -32,6 +32,7 @@ fn everything(cluster: &ChatCluster) -> Vec<Intent> {
         preview: None,
         replicas: BTreeMap::from([(wanted.clone(), cluster.spec.chat.replicas)]),
         wanted,
+        budgets: BTreeMap::new(),
     };
     let mut intents = foundation(cluster, &facts);
     intents.extend(fleet(cluster, &facts, &plan));

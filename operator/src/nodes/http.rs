@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use chat_protocol::admin::{
+    AdminProblem, Amount, Grant, Jitter, NodeStatus, Order, OwnerRevision, Phase, Target,
+};
 use futures_util::{StreamExt as _, stream};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{Nodes, Peer};
 use crate::build::Revision;
 use crate::limits;
-use crate::rollout::{Action, Node, NodeBatch, NodeMode, View};
+use crate::rollout::{Action, BatchGrant, Node, NodeBatch, NodeMode, View};
 
 const PORT: u16 = 9090;
 
@@ -19,51 +21,23 @@ pub struct HttpNodes {
     client: reqwest::Client,
 }
 
-/// A node's answer to `GET /v1/admin/status`: what of it is needed here.
-#[derive(Deserialize)]
-struct Answer {
-    phase: String,
-    rollout: Option<String>,
-    not_ready: Vec<String>,
-    sessions: Sessions,
-    batches: Vec<Batch>,
-    owner_revision: OwnerRevision,
-    safe_watermark_known: bool,
-    handshakes: Handshakes,
-}
-
-#[derive(Deserialize)]
-struct Sessions {
-    websocket: i64,
-    events: i64,
-    polls: i64,
-    not_asked: i64,
-}
-
-#[derive(Deserialize)]
-struct Batch {
-    batch: i64,
-    granted: i64,
-    asked: i64,
-    skipped: i64,
-    here: i64,
-    counted: i64,
-    resumed: i64,
-}
-
-#[derive(Deserialize)]
-struct OwnerRevision {
-    revision: String,
-}
-
-#[derive(Deserialize)]
-struct Handshakes {
-    accepted: i64,
-    failed: i64,
-}
-
 /// Handshakes of a hundred that may fail while a node still counts as well.
 const FAILED_PERCENT_MAX: i64 = 1;
+
+/// Why a node's answer is of no use.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Transport(#[from] reqwest::Error),
+    #[error("{0}")]
+    Refused(AdminProblem),
+    #[error("it answers {0}")]
+    Status(reqwest::StatusCode),
+    #[error("its answer is longer than {} bytes", limits::NODE_ANSWER_BYTES)]
+    TooLong,
+    #[error("its answer is none: {0}")]
+    Unreadable(#[from] serde_json::Error),
+}
 
 impl HttpNodes {
     /// A client of admin ports.
@@ -76,13 +50,12 @@ impl HttpNodes {
     }
 
     async fn ask_one(&self, peer: &Peer, token: &str) -> View {
-        let url = url(&peer.address, "status");
         let answer = async {
-            let response = self.client.get(url).bearer_auth(token).send().await?;
-            response.error_for_status()?.json::<Answer>().await
+            let request = self.client.get(url(&peer.address, "status")).bearer_auth(token);
+            Ok::<NodeStatus, Failure>(serde_json::from_slice(&body(request).await?)?)
         };
         match answer.await {
-            Ok(answer) => View::Known(node(answer)),
+            Ok(status) => View::Known(node(status)),
             Err(error) => {
                 tracing::debug!(pod = peer.name, %error, "a node does not tell how it is");
                 View::Unknown
@@ -98,15 +71,15 @@ impl HttpNodes {
         epoch: i64,
         action: &Action,
     ) -> Option<String> {
-        let (pod, path, body) = request(action, epoch);
+        let Call { pod, path, body: wanted } = call(action, epoch);
         let peer = match pod {
             Some(pod) => peers.iter().find(|peer| peer.name == pod),
             None => peers.first(),
         };
         let Some(peer) = peer else { return Some(format!("no pod can be told to {path}")) };
-        let request = self.client.post(url(&peer.address, path)).bearer_auth(token).json(&body);
-        let sent = request.send().await.and_then(reqwest::Response::error_for_status);
-        sent.err().map(|error| format!("{} did not take {path}: {error}", peer.name))
+        let request = self.client.post(url(&peer.address, path)).bearer_auth(token).json(&wanted);
+        let failure = body(request).await.err();
+        failure.map(|error| format!("{} did not take {path}: {error}", peer.name))
     }
 }
 
@@ -115,56 +88,120 @@ fn url(address: &str, path: &str) -> String {
     format!("http://{host}:{PORT}/v1/admin/{path}")
 }
 
-fn node(answer: Answer) -> Node {
-    let Sessions { websocket, events, polls, not_asked } = answer.sessions;
-    let Handshakes { accepted, failed } = answer.handshakes;
-    let owner = Some(answer.owner_revision.revision).filter(|name| !name.is_empty());
-    let batches = answer.batches.into_iter().map(|batch| NodeBatch {
-        number: batch.batch,
+/// The body of a good answer; of a bad one why it is bad.
+async fn body(request: reqwest::RequestBuilder) -> Result<Vec<u8>, Failure> {
+    let mut response = request.send().await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if bytes.len() + chunk.len() > limits::NODE_ANSWER_BYTES {
+            return Err(Failure::TooLong);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    if response.status().is_success() {
+        return Ok(bytes);
+    }
+    let problem = serde_json::from_slice(&bytes);
+    Err(problem.map_or(Failure::Status(response.status()), Failure::Refused))
+}
+
+/// Counts of the status are signed, as all integers of Kubernetes are.
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+fn small(count: i64) -> u32 {
+    u32::try_from(count.max(0)).unwrap_or(u32::MAX)
+}
+
+fn node(status: NodeStatus) -> Node {
+    let sessions = status.sessions;
+    let (accepted, failed) = (signed(status.handshakes.accepted), signed(status.handshakes.failed));
+    let owner = Some(status.owner_revision.revision).filter(|name| !name.is_empty());
+    let batches = status.batches.into_iter().map(|batch| NodeBatch {
+        number: i64::from(batch.batch),
         is_ended: batch.asked + batch.skipped >= batch.granted && batch.here == 0,
-        told: batch.asked,
-        counted: batch.counted,
-        resumed: batch.resumed,
+        told: signed(batch.asked),
+        counted: signed(batch.counted),
+        resumed: signed(batch.resumed),
     });
     Node {
-        connections: websocket + events + polls,
-        unasked: not_asked,
-        rollout: answer.rollout,
-        mode: if answer.phase == "serving" { NodeMode::Serving } else { NodeMode::Prepared },
-        is_caught_up: answer.safe_watermark_known,
-        accepts: answer.not_ready.is_empty() && failed * 100 <= accepted * FAILED_PERCENT_MAX,
+        connections: signed(sessions.websocket + sessions.events + sessions.polls),
+        unasked: signed(sessions.not_asked),
+        rollout: status.rollout,
+        mode: match status.phase {
+            Phase::Serving => NodeMode::Serving,
+            Phase::Prepared | Phase::Draining | Phase::Stopping => NodeMode::Prepared,
+        },
+        is_caught_up: status.safe_watermark_known,
+        accepts: status.not_ready.is_empty() && failed * 100 <= accepted * FAILED_PERCENT_MAX,
         owner_revision: owner.map(Revision::new),
         batches: batches.collect(),
     }
 }
 
-/// The request that says an action, and the pod that hears it; none for those that any node may hear.
-fn request(action: &Action, epoch: i64) -> (Option<&str>, &'static str, Value) {
+/// A call of the admin port.
+#[derive(Debug, PartialEq)]
+struct Call<'a> {
+    /// The pod that hears it; none if any may.
+    pod: Option<&'a str>,
+    /// Its path below `/v1/admin/`.
+    path: &'static str,
+    /// What it says.
+    body: Body,
+}
+
+/// What a call says.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Body {
+    Order(Order),
+    Grant(Grant),
+    OwnerRevision(OwnerRevision),
+}
+
+/// The call that says an action.
+fn call(action: &Action, epoch: i64) -> Call<'_> {
+    let epoch = unsigned(epoch);
+    let order = |rollout: &str| Body::Order(Order { rollout: rollout.to_owned(), epoch });
     match action {
         Action::Prepare { pod, rollout } => {
-            (Some(pod), "prepare", json!({"rollout": rollout, "epoch": epoch}))
+            Call { pod: Some(pod), path: "prepare", body: order(rollout) }
         }
         Action::Cancel { pod, rollout } => {
-            (Some(pod), "cancel", json!({"rollout": rollout, "epoch": epoch}))
+            Call { pod: Some(pod), path: "cancel", body: order(rollout) }
         }
-        Action::Grant(grant) => (
-            Some(&grant.pod),
-            "drain",
-            json!({
-                "rollout": grant.rollout,
-                "epoch": epoch,
-                "batch": grant.batch,
-                "sessions": {"count": grant.connections},
-                "rate_per_second": grant.rate,
-                "jitter": {"min_ms": grant.jitter.min_ms, "max_ms": grant.jitter.max_ms},
-                "target": {"revision": grant.target.as_str(), "generation": grant.generation},
-            }),
-        ),
-        Action::Own { revision, generation, .. } => (
-            None,
-            "owner-revision",
-            json!({"revision": revision.as_str(), "epoch": epoch, "generation": generation}),
-        ),
+        Action::Grant(batch) => {
+            Call { pod: Some(&batch.pod), path: "drain", body: Body::Grant(grant(batch, epoch)) }
+        }
+        Action::Own { revision, generation, .. } => {
+            let revision = revision.to_string();
+            let generation = unsigned(*generation);
+            let body = Body::OwnerRevision(OwnerRevision { revision, epoch, generation });
+            Call { pod: None, path: "owner-revision", body }
+        }
+    }
+}
+
+fn grant(batch: &BatchGrant, epoch: u64) -> Grant {
+    Grant {
+        rollout: batch.rollout.clone(),
+        epoch,
+        batch: small(batch.batch),
+        sessions: Amount::Count(unsigned(batch.connections)),
+        rate_per_second: small(batch.rate),
+        jitter: Jitter {
+            min_ms: unsigned(batch.jitter.min_ms),
+            max_ms: unsigned(batch.jitter.max_ms),
+        },
+        target: Some(Target {
+            revision: batch.target.to_string(),
+            generation: unsigned(batch.generation),
+        }),
     }
 }
 
@@ -190,5 +227,65 @@ impl Nodes for HttpNodes {
         let failures: Vec<Option<String>> = failures.collect().await;
         let failures: Vec<String> = failures.into_iter().flatten().collect();
         if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An example of the document that tells the calls.
+    fn example<T: serde::de::DeserializeOwned>(name: &str) -> T {
+        let document = include_str!("../../../docs/drain.md");
+        let text = document.split(&format!("```json {name}\n")).nth(1).unwrap();
+        serde_json::from_str(text.split("\n```").next().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_documented_status_is_what_the_planner_sees() {
+        let node = node(example("status"));
+        assert_eq!((node.connections, node.unasked), (950, 941));
+        assert_eq!((node.rollout.as_deref(), node.mode), (Some("green-7"), NodeMode::Prepared));
+        assert!(node.is_caught_up && !node.accepts, "a node that hands over takes nobody");
+        assert_eq!(node.owner_revision, Some(Revision::new("green")));
+        let batch = NodeBatch { number: 1, is_ended: true, told: 9, counted: 8, resumed: 8 };
+        assert_eq!(node.batches, [batch]);
+    }
+
+    #[test]
+    fn a_batch_ends_when_all_were_asked_and_are_gone() {
+        let mut status: NodeStatus = example("status");
+        status.batches[0].here = 1;
+        assert!(!node(status.clone()).batches[0].is_ended);
+        (status.batches[0].here, status.batches[0].skipped) = (0, 0);
+        assert!(!node(status).batches[0].is_ended);
+    }
+
+    #[test]
+    fn actions_are_the_documented_calls() {
+        let rollout = "green-7".to_owned();
+        let pod = "blue-1".to_owned();
+        let prepare = Action::Prepare { pod: pod.clone(), rollout: rollout.clone() };
+        let order = Body::Order(example("order"));
+        assert_eq!(call(&prepare, 12), Call { pod: Some("blue-1"), path: "prepare", body: order });
+
+        let grant = Action::Grant(BatchGrant {
+            pod,
+            rollout: rollout.clone(),
+            batch: 3,
+            connections: 50,
+            rate: 200,
+            jitter: crds::Jitter { min_ms: 0, max_ms: 5000 },
+            target: Revision::new("green"),
+            generation: 7,
+        });
+        let documented = Grant { sessions: Amount::Count(50), ..example("grant") };
+        assert_eq!(documented.check(), Ok(()));
+        let body = Body::Grant(documented);
+        assert_eq!(call(&grant, 12), Call { pod: Some("blue-1"), path: "drain", body });
+
+        let own = Action::Own { revision: Revision::new("green"), rollout, generation: 7 };
+        let body = Body::OwnerRevision(example("owner_revision"));
+        assert_eq!(call(&own, 12), Call { pod: None, path: "owner-revision", body });
     }
 }

@@ -10,7 +10,7 @@ use crate::limits;
 
 /// Goes on with the drain.
 pub(super) fn drain(step: &mut Step<'_>, run: &RolloutStatus, target: &Revision) {
-    if step.goes_back_if_broken(run, target) {
+    if run.pods.is_empty() && step.goes_back_if_broken(run, target) {
         return;
     }
     let settled = match &run.batch {
@@ -19,7 +19,7 @@ pub(super) fn drain(step: &mut Step<'_>, run: &RolloutStatus, target: &Revision)
     };
     let now = step.world.now;
     if run.deadline_at.is_some_and(|deadline| deadline <= now) {
-        at_deadline(step, run, target);
+        at_deadline(step, run);
     } else if settled {
         next(step, target);
     }
@@ -156,12 +156,12 @@ fn next(step: &mut Step<'_>, target: &Revision) {
         }
         let ended = batch.ended_at.unwrap_or(step.world.now);
         let earliest = after(ended, step.spec.drain.batch_interval_seconds);
-        if step.world.now < earliest && clients(step.world, target) > 0 {
+        if step.world.now < earliest && clients(step.world, &run) > 0 {
             return step.say(format!("The next batch goes at {earliest}."));
         }
     }
-    if clients(step.world, target) == 0 {
-        return without_clients(step, target);
+    if clients(step.world, &run) == 0 {
+        return without_clients(step, &run);
     }
     if step.is_paused() {
         return step.say("Paused between two batches.");
@@ -177,8 +177,8 @@ fn next(step: &mut Step<'_>, target: &Revision) {
     }
     // What was decided above may have slowed it.
     let Some(run) = step.status.rollout.clone() else { return };
-    let size = batch_size(step, &run, target);
-    grant(step, target, size, false);
+    let size = batch_size(step, &run);
+    grant(step, size, false);
 }
 
 /// How the message ends while a drain stands still: it is told once as an event.
@@ -187,7 +187,7 @@ const NEW_CLIENTS_FAIL: &str = ", and new clients fail.";
 /// Few clients came back. True if the drain goes on all the same, at a quarter of the rate.
 fn goes_on_slowly(step: &mut Step<'_>, run: &RolloutStatus, target: &Revision, text: &str) -> bool {
     let first_time = !run.message.contains(NEW_CLIENTS_FAIL);
-    if step.spec.drain.on_low_resume == OnLowResume::RollBack && !run.rollback {
+    if step.spec.drain.on_low_resume == OnLowResume::RollBack && may_go_back(run) {
         step.abort(&format!("only {text}"), Verdict::Rejected);
         return false;
     }
@@ -213,32 +213,43 @@ fn goes_on_slowly(step: &mut Step<'_>, run: &RolloutStatus, target: &Revision, t
     false
 }
 
-/// Clients of older revisions that were not asked to move yet.
-fn clients(world: &World, target: &Revision) -> i64 {
-    drainable(world, target).map(|(_, connections)| connections).sum()
+/// Clients that are to move and were not asked yet.
+fn clients(world: &World, run: &RolloutStatus) -> i64 {
+    drainable(world, run).iter().map(|(_, connections)| connections).sum()
 }
 
-fn drainable<'a>(world: &'a World, target: &'a Revision) -> impl Iterator<Item = (&'a Pod, i64)> {
-    world.source_pods(target).filter_map(|pod| {
+fn drainable<'a>(world: &'a World, run: &RolloutStatus) -> Vec<(&'a Pod, i64)> {
+    let clients = world.givers(run).into_iter().filter_map(|pod| {
         let node = pod.node()?;
         (pod.running && !pod.ending && node.unasked > 0).then_some((pod, node.unasked))
-    })
+    });
+    clients.collect()
+}
+
+/// Whether there is a revision to go back to.
+fn may_go_back(run: &RolloutStatus) -> bool {
+    !run.rollback && run.pods.is_empty()
 }
 
 /// Nobody is known to be left: either all pods are empty, or some do not answer.
-fn without_clients(step: &mut Step<'_>, target: &Revision) {
-    let pods = step.world.source_pods(target);
-    let silent = pods.filter(|pod| pod.running && !pod.ending && pod.node().is_none()).count();
+fn without_clients(step: &mut Step<'_>, run: &RolloutStatus) {
+    let mut pods = step.world.givers(run);
+    pods.retain(|pod| !pod.ending);
+    let silent = pods.iter().filter(|pod| pod.running && pod.node().is_none()).count();
     if silent > 0 {
-        return step
-            .say(format!("{silent} nodes of older revisions do not answer: waits for them."));
+        return step.say(format!("{silent} nodes do not answer: waits for them."));
     }
-    let nodes = step.world.source_pods(target).filter(|pod| !pod.ending).filter_map(Pod::node);
+    let nodes = pods.iter().filter_map(|pod| pod.node());
     let leaving: i64 = nodes.map(|node| node.connections).sum();
     if leaving > 0 {
         return step.say(format!("Waits for {leaving} clients that were asked to move."));
     }
-    retire(step, "No client is left on older revisions.");
+    // Those of older revisions get no traffic, ready or not.
+    let open = pods.iter().filter(|pod| pod.running && pod.ready).count();
+    if open > 0 && !run.pods.is_empty() {
+        return step.say(format!("Waits until {open} nodes get no new clients."));
+    }
+    retire(step, "No client is left where clients moved from.");
 }
 
 fn retire(step: &mut Step<'_>, text: &str) {
@@ -262,8 +273,8 @@ fn total(world: &World, run: &RolloutStatus) -> Counts {
     }
 }
 
-fn batch_size(step: &Step<'_>, run: &RolloutStatus, target: &Revision) -> i64 {
-    let all = run.connections.max(clients(step.world, target));
+fn batch_size(step: &Step<'_>, run: &RolloutStatus) -> i64 {
+    let all = run.connections.max(clients(step.world, run));
     let percent = match (&run.batch, run.slowed) {
         (None, _) => return (all * limits::FIRST_BATCH_PERCENT / 100).max(1),
         (Some(_), false) => i64::from(step.spec.drain.batch_percent),
@@ -274,9 +285,9 @@ fn batch_size(step: &Step<'_>, run: &RolloutStatus, target: &Revision) -> i64 {
 
 /// Grants a batch of at most `size` clients: the first nodes by name give as many as they have, so that nodes become
 /// empty one after the other.
-fn grant(step: &mut Step<'_>, target: &Revision, size: i64, forced: bool) {
+fn grant(step: &mut Step<'_>, size: i64, forced: bool) {
     let Some(run) = step.status.rollout.clone() else { return };
-    let mut pods: Vec<_> = drainable(step.world, target).collect();
+    let mut pods = drainable(step.world, &run);
     pods.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
     let mut rest = size;
     let mut grants = Vec::new();
@@ -314,12 +325,12 @@ fn grant(step: &mut Step<'_>, target: &Revision, size: i64, forced: bool) {
 }
 
 /// The time for all batches is over.
-fn at_deadline(step: &mut Step<'_>, run: &RolloutStatus, target: &Revision) {
-    if step.spec.drain.on_deadline == OnDeadline::RollBack && !run.rollback {
+fn at_deadline(step: &mut Step<'_>, run: &RolloutStatus) {
+    if step.spec.drain.on_deadline == OnDeadline::RollBack && may_go_back(run) {
         step.abort("clients did not move before the deadline", Verdict::Rejected);
         return;
     }
-    let left = clients(step.world, target);
+    let left = clients(step.world, run);
     let forced =
         step.status.rollout.as_ref().and_then(|run| run.batch.as_ref()).is_some_and(|b| b.forced);
     let under_way = forced
@@ -335,7 +346,7 @@ fn at_deadline(step: &mut Step<'_>, run: &RolloutStatus, target: &Revision) {
             "StragglersForced",
             format!("The deadline has passed: the last {left} clients are asked to move at once."),
         ));
-        return grant(step, target, left, true);
+        return grant(step, left, true);
     }
-    retire(step, "The deadline has passed; pods of older revisions end.");
+    retire(step, "The deadline has passed; pods end.");
 }

@@ -54,6 +54,9 @@ impl Step<'_> {
 
     fn promote(&mut self) -> String {
         let Some(run) = &mut self.status.rollout else { return String::new() };
+        if !run.pods.is_empty() {
+            return "There is nothing to promote: pods of one revision are emptied.".to_owned();
+        }
         if !before_switch(run.phase) {
             return "It is promoted already.".to_owned();
         }
@@ -87,6 +90,11 @@ impl Step<'_> {
     pub(super) fn abort(&mut self, why: &str, verdict: Verdict) -> String {
         let Some(run) = self.status.rollout.clone() else { return String::new() };
         let target = Revision::new(run.to.as_str());
+        if !run.pods.is_empty() {
+            return "It goes on as long as its reason is there: uncordon the machine, take the annotation \
+                    chatcluster.dev/drain off the pod, or ask for more nodes."
+                .to_owned();
+        }
         if before_switch(run.phase) {
             let Some(active) = self.active() else {
                 return "Nothing serves yet that could stay: change the spec instead.".to_owned();
@@ -151,6 +159,10 @@ impl Step<'_> {
             Some(run) if run.to != wanted.as_str() => self.follow_edit(&run),
             Some(_) => {}
         }
+        match self.status.rollout.clone() {
+            Some(run) if !run.pods.is_empty() => self.follow_move(&run),
+            _ => {}
+        }
     }
 
     fn is_rejected(&self, revision: &Revision) -> bool {
@@ -172,6 +184,9 @@ impl Step<'_> {
             }
         } else if self.world.obstacles.is_empty() {
             self.begin(&active, wanted, Phase::Provisioning, false);
+        }
+        if self.status.rollout.is_none() {
+            self.move_if_needed(&active);
         }
     }
 

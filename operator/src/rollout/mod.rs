@@ -9,20 +9,23 @@
 //! one engine, and one rule: **a revision's pods go only when none of them has a client, or when a deadline has told
 //! all of them to leave.**
 //!
+//! While a revision stays, single pods of it may have to go; their clients move to its other pods, by the same drain.
+//!
 //! Everything that must survive a restart of the operator is in the status, with absolute times. A step is written to
 //! the status before it is acted on; acting twice changes nothing.
 
-mod command;
 mod drain;
 mod edit;
+mod moves;
 mod step;
 #[cfg(test)]
 mod tests;
 mod world;
 
-pub use command::{Command, Order};
 pub use step::next_step;
-pub use world::{Node, NodeBatch, NodeMode, Observed, Pod, View, World};
+pub use world::{Disruption, Node, NodeBatch, NodeMode, Observed, Pod, View, World};
+
+pub use crds::{Command, Order};
 
 use crds::{ChatClusterStatus, Jitter};
 
@@ -37,6 +40,8 @@ pub struct Plan {
     pub fleet: Fleet,
     /// What to tell nodes, after the status is written.
     pub actions: Vec<Action>,
+    /// Pods to delete, after the sizes of the revisions are written.
+    pub deletions: Vec<String>,
     /// What to tell people, once.
     pub events: Vec<Event>,
     /// Whether something is waited for that no watch of the cluster reports.

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::edit::Verdict;
 use super::{Action, Event, NodeMode, Plan, World, drain};
-use crate::build::{Fleet, Revision};
+use crate::build::{Budget, Fleet, Revision};
 use crate::limits;
 
 /// Decides what to do. See the module's documentation.
@@ -67,8 +67,30 @@ impl Step<'_> {
                 format!("Rollout {id} from revision {from} to {to}."),
             ));
         }
+        self.start(id, from, to, phase, rollback, Vec::new());
+    }
+
+    /// Begins to empty pods of a revision.
+    pub(super) fn begin_moving(&mut self, revision: &Revision, pods: Vec<String>) {
+        // A node refuses a name that was cancelled on it, and these can follow each other within a second.
+        self.status.moves += 1;
+        let id = format!("{revision}-{}-{}", self.world.now.as_second(), self.status.moves);
+        self.start(id, revision, revision, Phase::Provisioning, false, pods);
+    }
+
+    fn start(
+        &mut self,
+        id: String,
+        from: &Revision,
+        to: &Revision,
+        phase: Phase,
+        rollback: bool,
+        pods: Vec<String>,
+    ) {
+        let now = self.world.now;
         self.status.rollout = Some(RolloutStatus {
             id,
+            pods,
             from: from.to_string(),
             to: to.to_string(),
             rollback,
@@ -106,8 +128,8 @@ impl Step<'_> {
             _ => None,
         };
         if phase == Phase::Draining {
-            let target = Revision::new(run.to.as_str());
-            let nodes = self.world.source_pods(&target).filter_map(super::Pod::node);
+            let givers = self.world.givers(run);
+            let nodes = givers.into_iter().filter_map(super::Pod::node);
             run.connections = nodes.map(|node| node.connections).sum();
         }
     }
@@ -128,6 +150,9 @@ impl Step<'_> {
         let Some(run) = self.status.rollout.clone() else { return };
         let target = Revision::new(run.to.as_str());
         match run.phase {
+            Phase::Draining if !run.pods.is_empty() => self.drain_move(&run, &target),
+            Phase::Retiring if !run.pods.is_empty() => self.say("Empty pods end."),
+            _ if !run.pods.is_empty() => self.provision_move(&run),
             Phase::Provisioning => self.provision(&run, &target),
             Phase::Verifying => self.verify(&run, &target),
             Phase::AwaitingPromotion => self.await_promotion(&run, &target),
@@ -284,7 +309,7 @@ impl Step<'_> {
     }
 
     fn retire(&mut self, run: &RolloutStatus, target: &Revision) {
-        let left = self.world.source_pods(target).count();
+        let left = self.world.givers(run).len();
         if left > 0 {
             self.say(format!("Waits for {left} pods of older revisions to end."));
             return;
@@ -335,7 +360,8 @@ impl Step<'_> {
         let run = self.status.rollout.as_ref();
         let target = run.map(|run| Revision::new(run.to.as_str())).or_else(|| self.active());
         let Some(target) = target else { return };
-        let serving = self.world.pods(&target).iter();
+        let moves = |pod: &super::Pod| run.is_some_and(|run| run.pods.contains(&pod.name));
+        let serving = self.world.pods(&target).iter().filter(|pod| !moves(pod));
         self.actions.extend(serving.filter_map(|pod| cancel(pod, |_| true)));
         let Some(run) = run else { return };
         // On the way back tokens that lead to the new revision have to lose their meaning before anyone moves.
@@ -349,7 +375,7 @@ impl Step<'_> {
         if !matches!(run.phase, Phase::Soaking | Phase::Draining | Phase::Retiring) {
             return;
         }
-        for pod in self.world.source_pods(&target) {
+        for pod in self.world.givers(run) {
             // What an earlier rollout told it ends first.
             let earlier = cancel(pod, |rollout| rollout != run.id);
             self.actions.extend(earlier.or_else(|| prepare(pod, &run.id)));
@@ -361,6 +387,7 @@ impl Step<'_> {
         let run = self.status.rollout.as_ref();
         self.status.preview_revision = run
             .filter(|run| before_switch(run.phase) && !run.rollback && !run.from.is_empty())
+            .filter(|run| run.pods.is_empty())
             .map(|run| run.to.clone());
         self.status.phase = match run {
             Some(run) => run.phase,
@@ -375,8 +402,9 @@ impl Step<'_> {
         }
         self.describe();
         let waits = self.status.rollout.is_some();
+        let deletions = self.deletions();
         let Step { status, actions, events, .. } = self;
-        Plan { status, fleet, actions, events, waits }
+        Plan { status, fleet, actions, deletions, events, waits }
     }
 
     /// Counts that the status shows.
@@ -413,13 +441,47 @@ impl Step<'_> {
         }
         for revision in target.iter().chain(active.iter()) {
             let live = world.revisions.get(revision).map_or(0, |seen| seen.replicas);
-            // While clients move, nobody shrinks what they move to.
-            let count = if run.is_some() { world.replicas.max(live) } else { world.replicas };
+            let count = match run {
+                Some(run) if !run.pods.is_empty() => self.moving_replicas(run, live),
+                // While clients move, nobody shrinks what they move to.
+                Some(_) => world.replicas.max(live),
+                None => world.replicas.max(live.min(self.present(revision))),
+            };
             replicas.insert(revision.clone(), count);
         }
         let preview = run.filter(|run| before_switch(run.phase)).and(target);
         let preview = preview.filter(|revision| Some(revision) != active.as_ref());
-        Fleet { active, preview, wanted: world.wanted.clone(), replicas }
+        let budgets = replicas.keys().map(|name| (name.clone(), self.budget(name))).collect();
+        Fleet { active, preview, wanted: world.wanted.clone(), replicas, budgets }
+    }
+
+    /// Pods of a revision that are not on their way out. A set at rest never gets smaller than that: pods go only after
+    /// their clients.
+    fn present(&self, revision: &Revision) -> i32 {
+        let pods = self.world.pods(revision).iter().filter(|pod| !pod.ending);
+        i32::try_from(pods.count()).unwrap_or(i32::MAX)
+    }
+
+    /// What evictions may take away of a revision.
+    fn budget(&self, revision: &Revision) -> Budget {
+        let disruption = self.world.disruption;
+        let run = self.status.rollout.as_ref();
+        // While clients wait for people, or for pods that may never start, machines must not wait for them.
+        let waits = run.is_some_and(|run| {
+            run.pods.is_empty() && (before_switch(run.phase) || self.is_paused())
+        });
+        let held = disruption.holds && !waits;
+        // A node that is prepared is not ready, and may have all of its clients.
+        let moves = |run: &RolloutStatus| {
+            let gives = run.to != revision.as_str() || !run.pods.is_empty();
+            gives && matches!(run.phase, Phase::Soaking | Phase::Draining | Phase::Retiring)
+        };
+        let prepared = self.world.pods(revision).iter().filter_map(super::Pod::node);
+        let prepared = prepared.into_iter().any(|node| node.mode == NodeMode::Prepared);
+        Budget {
+            max_unavailable: if held { 0 } else { disruption.max_unavailable },
+            unready_go: !(prepared || run.is_some_and(moves)),
+        }
     }
 }
 

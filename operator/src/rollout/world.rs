@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crds::RolloutStatus;
 use jiff::Timestamp;
 
 use super::Order;
@@ -24,6 +25,17 @@ pub struct World {
     pub obstacles: Vec<String>,
     /// A command that somebody gave.
     pub order: Option<Order>,
+    /// What evictions may take away.
+    pub disruption: Disruption,
+}
+
+/// What evictions may take away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Disruption {
+    /// Pods at once.
+    pub max_unavailable: i32,
+    /// Whether pods with clients are held, because it is seen which machines are being emptied.
+    pub holds: bool,
 }
 
 /// One revision as it is.
@@ -46,6 +58,10 @@ pub struct Pod {
     pub running: bool,
     /// Whether it is on its way out.
     pub ending: bool,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// Why somebody wants it to go, as the end of a sentence.
+    pub leaves: Option<String>,
     /// What its node says.
     pub view: View,
 }
@@ -142,6 +158,16 @@ impl World {
     /// Pods of all revisions beside one.
     pub(super) fn source_pods<'a>(&'a self, target: &'a Revision) -> impl Iterator<Item = &'a Pod> {
         self.sources(target).flat_map(|(_, observed)| &observed.pods)
+    }
+
+    /// Pods whose clients a rollout moves: those that it names, else all beside its target.
+    pub(super) fn givers(&self, run: &RolloutStatus) -> Vec<&Pod> {
+        let target = Revision::new(run.to.as_str());
+        if run.pods.is_empty() {
+            let others = self.revisions.iter().filter(|(revision, _)| **revision != target);
+            return others.flat_map(|(_, observed)| &observed.pods).collect();
+        }
+        self.pods(&target).iter().filter(|pod| run.pods.contains(&pod.name)).collect()
     }
 
     /// The pod of this name.

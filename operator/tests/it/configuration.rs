@@ -91,7 +91,13 @@ fn passwords_of_external_servers_come_by_the_environment() {
     let cluster = full();
     let wanted = build::wanted_revision(&cluster, &BTreeMap::new());
     let replicas = BTreeMap::from([(wanted.clone(), 1)]);
-    let plan = Fleet { active: None, preview: None, wanted: wanted.clone(), replicas };
+    let plan = Fleet {
+        active: None,
+        preview: None,
+        wanted: wanted.clone(),
+        replicas,
+        budgets: BTreeMap::new(),
+    };
     let intents: Vec<Intent> = build::fleet(&cluster, &build::Facts::default(), &plan);
     let name = names::revision("chat", wanted.as_str());
     let set =

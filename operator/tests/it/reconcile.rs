@@ -1,6 +1,6 @@
 //! Passes against an API server in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use kube::runtime::events::{Recorder, Reporter};
 use operator::build::Revision;
 use operator::metrics::Metrics;
+use operator::nats::{Monitor, Report};
 use operator::nodes::{Nodes, Peer};
 use operator::reconcile::{Context, pass};
 use operator::rollout::{Action, Node, NodeMode, View};
@@ -29,14 +30,8 @@ impl Nodes for Told {
             Action::Own { revision, .. } => Some(revision.clone()),
             _ => None,
         });
-        let prepared = |name: &str| {
-            actions.iter().find_map(|action| match action {
-                Action::Prepare { pod, rollout } if pod == name => Some(rollout.clone()),
-                _ => None,
-            })
-        };
         let view = |peer: &Peer| {
-            let rollout = prepared(&peer.name);
+            let rollout = prepared(&actions, &peer.name);
             let mode = if rollout.is_some() { NodeMode::Prepared } else { NodeMode::Serving };
             let owner_revision = owner.clone();
             let (is_caught_up, accepts) = (true, true);
@@ -65,10 +60,33 @@ impl Nodes for Told {
     }
 }
 
+/// NATS servers that are well, led by the first.
+struct Well;
+
+#[async_trait]
+impl Monitor for Well {
+    async fn ask(&self, servers: &[Peer]) -> BTreeMap<String, Report> {
+        let leader = servers.first().map(|server| server.name.clone());
+        let report = Report { trouble: None, leader };
+        servers.iter().map(|server| (server.name.clone(), report.clone())).collect()
+    }
+}
+
+/// The rollout that a node was told of last, unless that was taken back.
+fn prepared(actions: &[Action], name: &str) -> Option<String> {
+    let told = actions.iter().rev().find_map(|action| match action {
+        Action::Prepare { pod, rollout } if pod == name => Some(Some(rollout.clone())),
+        Action::Cancel { pod, .. } if pod == name => Some(None),
+        _ => None,
+    });
+    told.flatten()
+}
+
 struct Bench {
     server: ApiServer,
     context: Context,
     nodes: Arc<Told>,
+    created: Mutex<usize>,
     now: Arc<Mutex<Timestamp>>,
 }
 
@@ -83,13 +101,15 @@ impl Bench {
         let context = Context {
             client: client.clone(),
             nodes: nodes.clone(),
+            monitor: Arc::new(Well),
+            machines: Arc::default(),
             metrics: Metrics::new(&mut Registry::default()),
             recorder: Recorder::new(client, reporter),
             epoch: 7,
             operator_namespace: "chat-system".to_owned(),
             now: Arc::new(move || *clock.lock().unwrap()),
         };
-        Bench { server, context, nodes, now }
+        Bench { server, context, nodes, created: Mutex::default(), now }
     }
 
     /// The repository's example is applied.
@@ -125,22 +145,49 @@ impl Bench {
         }
         for name in self.server.names("replicasets") {
             let set = self.server.get("replicasets", &name).unwrap();
-            let wanted = set["spec"]["replicas"].as_i64().unwrap();
-            for index in 0..9 {
-                let pod = format!("{name}-{index}");
-                let exists = self.server.get("pods", &pod).is_some();
-                if exists && index >= wanted {
-                    self.server.remove("pods", &pod);
-                } else if !exists && index < wanted {
-                    self.server
-                        .put("pods", new_pod(&pod, &set["spec"]["template"]["metadata"]["labels"]));
-                }
-            }
+            self.resize(&name, &set);
+        }
+        // A node that is prepared is not ready.
+        let told = self.nodes.0.lock().unwrap().clone();
+        for name in self.server.names("pods") {
+            let ready = if prepared(&told, &name).is_some() { "False" } else { "True" };
+            self.server.change("pods", &name, |pod| {
+                pod["status"]["conditions"][0]["status"] = ready.into();
+            });
+        }
+    }
+
+    /// What the controller of ReplicaSets does: it takes pods that are not ready first, and no name twice.
+    fn resize(&self, name: &str, set: &Value) {
+        let wanted = usize::try_from(set["spec"]["replicas"].as_u64().unwrap()).unwrap();
+        let mut pods = self.server.names("pods");
+        pods.retain(|pod| pod.starts_with(&format!("{name}-")));
+        pods.sort_by_key(|pod| {
+            let pod = self.server.get("pods", pod).unwrap();
+            pod["status"]["conditions"][0]["status"] == "False"
+        });
+        while pods.len() > wanted {
+            self.server.remove("pods", &pods.pop().unwrap());
+        }
+        while pods.len() < wanted {
+            let mut created = self.created.lock().unwrap();
+            let pod = format!("{name}-{created}");
+            *created += 1;
+            self.server.put("pods", new_pod(&pod, &set["spec"]["template"]["metadata"]["labels"]));
+            pods.push(pod);
         }
     }
 
     fn cluster(&self) -> Value {
         self.server.get("chatclusters", "chat").unwrap()
+    }
+
+    /// The budget of the only revision: pods at once, and what becomes of pods that are not ready.
+    fn budget(&self) -> (i64, String) {
+        let name = self.server.names("replicasets")[0].clone();
+        let budget = self.server.get("poddisruptionbudgets", &name).unwrap();
+        let unready = budget["spec"]["unhealthyPodEvictionPolicy"].as_str().unwrap().to_owned();
+        (budget["spec"]["maxUnavailable"].as_i64().unwrap(), unready)
     }
 
     fn condition(&self, type_: &str) -> Value {
@@ -343,4 +390,164 @@ async fn a_paused_chatcluster_is_only_watched() {
     bench.pass().await;
     assert!(bench.server.names("statefulsets").is_empty());
     assert_eq!(bench.condition("Paused")["status"], "True");
+}
+
+#[tokio::test]
+async fn pods_with_clients_are_held_when_machines_can_be_seen() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    assert_eq!(bench.budget(), (1, "AlwaysAllow".to_owned()), "nobody sees who has to go");
+    bench.context.machines.set(Some(BTreeSet::new()));
+    bench.pass().await;
+    assert_eq!(bench.budget(), (0, "AlwaysAllow".to_owned()));
+    bench.server.change("chatclusters", "chat", |cluster| {
+        cluster["spec"]["disruption"] = json!({"evictions": "Terminate", "maxUnavailable": 2});
+    });
+    bench.pass().await;
+    assert_eq!(bench.budget(), (2, "AlwaysAllow".to_owned()));
+}
+
+#[tokio::test]
+async fn a_cordoned_machine_loses_its_pod_after_another_one_is_ready() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    let set = bench.server.names("replicasets")[0].clone();
+    let leaving = format!("{set}-0");
+    bench.server.change("pods", &leaving, |pod| pod["spec"] = json!({"nodeName": "worker-7"}));
+    bench.context.machines.set(Some(BTreeSet::from(["worker-7".to_owned()])));
+    bench.server.take_writes();
+    bench.run(1).await;
+    assert_eq!(bench.server.get("replicasets", &set).unwrap()["spec"]["replicas"], 3);
+    assert_eq!(bench.condition("Progressing")["reason"], "PodsLeave");
+    bench.run(2).await;
+    assert_eq!(
+        bench.budget(),
+        (0, "IfHealthyBudget".to_owned()),
+        "it is not ready, and may have clients"
+    );
+    bench.run(5).await;
+    let writes = bench.server.take_writes();
+    let deleted: Vec<_> = writes.iter().filter(|write| write.starts_with("DELETE pods")).collect();
+    assert_eq!(deleted, [&format!("DELETE pods {leaving}")]);
+    assert_eq!(bench.cluster()["status"]["phase"], "Steady", "{}", bench.cluster()["status"]);
+    assert_eq!(bench.server.get("replicasets", &set).unwrap()["spec"]["replicas"], 2);
+    let told = bench.nodes.0.lock().unwrap().clone();
+    let mut prepared = told.iter().filter_map(|action| match action {
+        Action::Prepare { pod, .. } => Some(pod),
+        _ => None,
+    });
+    assert!(prepared.all(|pod| *pod == leaving), "{told:?}");
+    bench.server.take_writes();
+    bench.pass().await;
+    assert_eq!(bench.server.take_writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pod_that_somebody_wants_to_be_gone_is_replaced() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    let set = bench.server.names("replicasets")[0].clone();
+    let leaving = format!("{set}-1");
+    bench.server.change("pods", &leaving, |pod| {
+        pod["metadata"]["annotations"] = json!({"chatcluster.dev/drain": "please"});
+    });
+    bench.run(8).await;
+    let status = bench.cluster()["status"].clone();
+    assert_eq!((&status["phase"], &status["moves"]), (&json!("Steady"), &json!(1)), "{status}");
+    assert_eq!(bench.server.names("pods"), [format!("{set}-0"), format!("{set}-2")]);
+}
+
+#[tokio::test]
+async fn nats_servers_start_again_one_at_a_time_and_the_leader_last() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    let put = |ordinal: i64, hash: &str| {
+        let name = format!("chat-nats-{ordinal}");
+        let labels = json!({
+            "chatcluster.dev/cluster": "chat", "app.kubernetes.io/component": "nats",
+            "controller-revision-hash": hash,
+        });
+        bench.server.put("pods", new_pod(&name, &labels));
+    };
+    (0..3).for_each(|ordinal| put(ordinal, "old"));
+    let set = |ready: i64, updated: i64| {
+        bench.server.change("statefulsets", "chat-nats", |set| {
+            set["status"] = json!({
+                "replicas": 3, "readyReplicas": ready, "updatedReplicas": updated,
+                "currentRevision": "old", "updateRevision": "new",
+            });
+        });
+    };
+    bench.server.take_writes();
+    for (updated, ordinal) in [2, 1, 0].into_iter().enumerate() {
+        set(3, i64::try_from(updated).unwrap());
+        bench.pass().await;
+        let writes = bench.server.take_writes();
+        let deleted: Vec<_> = writes.iter().filter(|write| write.starts_with("DELETE")).collect();
+        assert_eq!(deleted, [&format!("DELETE pods chat-nats-{ordinal}")]);
+        let message = bench.condition("NatsReady")["message"].clone();
+        assert!(message.as_str().unwrap().contains("starts again"), "{message}");
+        set(2, 0);
+        bench.pass().await;
+        assert!(bench.server.get("pods", &format!("chat-nats-{ordinal}")).is_none());
+        let more = bench.server.take_writes();
+        assert!(!more.iter().any(|write| write.starts_with("DELETE")), "one is away: {more:?}");
+        put(ordinal, "new");
+    }
+    set(3, 3);
+    bench.pass().await;
+    assert_eq!(bench.condition("NatsReady")["status"], "True");
+}
+
+#[tokio::test]
+async fn volumes_grow_and_templates_of_claims_stay() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    let name = "data-chat-nats-0";
+    bench.server.put(
+        "persistentvolumeclaims",
+        json!({
+            "metadata": {"name": name, "labels": {
+                "chatcluster.dev/cluster": "chat", "app.kubernetes.io/component": "nats",
+            }},
+            "spec": {"resources": {"requests": {"storage": "1Gi"}}},
+            "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}},
+        }),
+    );
+    bench.server.change("chatclusters", "chat", |cluster| {
+        cluster["spec"]["nats"]["managed"]["storage"]["size"] = "2Gi".into();
+    });
+    bench.pass().await;
+    let claim = bench.server.get("persistentvolumeclaims", name).unwrap();
+    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "2Gi");
+    let set = bench.server.get("statefulsets", "chat-nats").unwrap();
+    let template = &set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"];
+    assert_eq!(template["storage"], "1Gi", "Kubernetes refuses another template");
+    bench.pass().await;
+    let message = bench.condition("VolumesReady")["message"].clone();
+    assert_eq!(message, "Volume data-chat-nats-0 is being made larger.");
+    bench.server.change("persistentvolumeclaims", name, |claim| {
+        claim["status"]["capacity"]["storage"] = "2Gi".into();
+    });
+    bench.pass().await;
+    assert_eq!(bench.condition("VolumesReady")["status"], "True");
+}
+
+#[tokio::test]
+async fn an_older_definition_is_told_and_nothing_is_done_that_would_be_forgotten() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    bench.server.forget("rollout");
+    bench.server.change("chatclusters", "chat", |cluster| {
+        cluster["spec"]["chat"]["image"] = "chat-node:2".into();
+    });
+    let error = pass(&bench.context, "chat", "demo").await.unwrap_err();
+    assert!(error.to_string().contains("apply crds/chatcluster.yaml"), "{error}");
+    assert_eq!(bench.server.names("replicasets").len(), 1, "no rollout begins");
 }

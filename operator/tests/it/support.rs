@@ -20,6 +20,8 @@ pub(crate) struct ApiServer(Arc<Mutex<Inside>>);
 struct Inside {
     objects: BTreeMap<Key, Value>,
     version: u64,
+    /// A field of statuses that the definition does not know.
+    unknown: Option<&'static str>,
     writes: Vec<String>,
 }
 
@@ -56,6 +58,11 @@ impl ApiServer {
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap()
+    }
+
+    /// From now on the definition does not know this field of statuses.
+    pub(crate) fn forget(&self, field: &'static str) {
+        self.inside().unknown = Some(field);
     }
 
     /// What was written since the last call.
@@ -164,6 +171,11 @@ impl Inside {
                     Some("status") => {
                         let mut next = present.clone();
                         next["status"] = body["status"].clone();
+                        if let (Some(field), Some(status)) =
+                            (self.unknown, next["status"].as_object_mut())
+                        {
+                            status.remove(field);
+                        }
                         next
                     }
                     _ => body,

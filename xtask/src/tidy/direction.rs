@@ -24,6 +24,11 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     // What kills nodes, and what starts servers, is for tests.
     ("chat-node", &["rusqlite", "cluster", "crds", "operator", "servers"]),
     ("crds", &["tokio", "chat-protocol", "chat-broker", "chat-store", "chat-node", "operator"]),
+    // It talks to the API server alone.
+    (
+        "kubectl-chat",
+        &["chat-protocol", "chat-broker", "chat-store", "chat-node", "chat-client", "operator"],
+    ),
     // It knows nodes by their configuration file and their admin port alone; its tests parse the file with chat-node.
     ("operator", &["chat-broker", "chat-store", "chat-node", "chat-client"]),
 ];

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::{ChatClusterStatus, Phase, RolloutSpec};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::build::Revision;
+use crate::build::{Budget, Revision};
 use crate::rollout::*;
 
 /// A node of the small world.
@@ -20,6 +20,31 @@ pub(super) struct SimPod {
     pub(super) owner: Option<Revision>,
     pub(super) rollout: Option<String>,
     pub(super) batches: Vec<NodeBatch>,
+    /// Rollouts that it will not hear of again.
+    pub(super) cancelled: BTreeSet<String>,
+    /// Whether its machine is being emptied.
+    pub(super) cordoned: bool,
+    /// Whether somebody wants it to go.
+    pub(super) asked: bool,
+}
+
+impl SimPod {
+    fn new(revision: &Revision, number: usize) -> SimPod {
+        SimPod {
+            name: format!("{revision}-{number}"),
+            age: 0,
+            running: true,
+            reachable: true,
+            connections: 0,
+            mode: NodeMode::Serving,
+            owner: None,
+            rollout: None,
+            batches: Vec::new(),
+            cancelled: BTreeSet::new(),
+            cordoned: false,
+            asked: false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -49,6 +74,10 @@ pub(super) struct Sim {
     /// Sockets that ended with a pod that nobody killed and that was to be empty.
     pub(super) cut: i64,
     pub(super) events: Vec<Event>,
+    /// What evictions may take away, as last written.
+    pub(super) budgets: BTreeMap<Revision, Budget>,
+    /// Whether machines can be seen.
+    pub(super) holds: bool,
     /// The rollout whose deadline has passed: its last clients were told to leave, and pods that did not answer end.
     pub(super) forced: Option<String>,
 }
@@ -83,6 +112,8 @@ impl Sim {
             granted: 0,
             cut: 0,
             events: Vec::new(),
+            budgets: BTreeMap::new(),
+            holds: true,
             forced: None,
         }
     }
@@ -103,6 +134,8 @@ impl Sim {
                 ready: self.is_ready(revision, pod),
                 running: pod.running,
                 ending: false,
+                created_at: Some(self.now - SignedDuration::from_secs(pod.age)),
+                leaves: (pod.asked || (self.holds && pod.cordoned)).then(|| "so".to_owned()),
                 view: match pod.reachable && pod.running {
                     false => View::Unknown,
                     true => View::Known(Node {
@@ -128,6 +161,7 @@ impl Sim {
             selected: self.selected.clone(),
             obstacles: self.obstacles.clone(),
             order: self.order.clone(),
+            disruption: Disruption { max_unavailable: 1, holds: self.holds },
         }
     }
 
@@ -173,6 +207,9 @@ impl Sim {
             let run = plan.status.rollout.as_ref().expect("grants belong to a rollout");
             assert_eq!(run.phase, Phase::Draining);
             assert_eq!(run.id, grant.rollout);
+            if run.pods.contains(&grant.pod) {
+                continue;
+            }
             let target = Revision::new(run.to.as_str());
             assert!(
                 self.sets[&target].pods.iter().all(|pod| pod.name != grant.pod),
@@ -204,34 +241,77 @@ impl Sim {
                 set.replicas = 0;
             }
         }
-        let at_rest = plan.status.rollout.is_none();
-        for (revision, set) in &mut self.sets {
-            while set.pods.len() > usize::try_from(set.replicas).unwrap() {
-                let Some(pod) = set.pods.pop() else { break };
-                // A smaller fleet at rest ends its pods by SIGTERM, which moves their clients.
-                let scaled = at_rest && plan.fleet.active.as_ref() == Some(revision);
-                if !scaled && !deadline {
-                    self.cut += pod.connections;
-                }
-            }
-            while set.pods.len() < usize::try_from(set.replicas).unwrap() {
-                self.created += 1;
-                set.pods.push(SimPod {
-                    name: format!("{revision}-{}", self.created),
-                    age: 0,
-                    running: true,
-                    reachable: true,
-                    connections: 0,
-                    mode: NodeMode::Serving,
-                    owner: None,
-                    rollout: None,
-                    batches: Vec::new(),
-                });
+        for revision in self.sets.keys().cloned().collect::<Vec<_>>() {
+            self.resize(&revision, deadline);
+        }
+        for name in &plan.deletions {
+            let run = plan.status.rollout.as_ref().expect("pods are deleted by a rollout");
+            assert!(run.pods.contains(name), "{name} is deleted, and {run:?} does not name it");
+            for set in self.sets.values_mut() {
+                let Some(at) = set.pods.iter().position(|pod| pod.name == *name) else { continue };
+                let pod = set.pods.remove(at);
+                self.cut += if deadline { 0 } else { pod.connections };
             }
         }
+        for revision in self.sets.keys().cloned().collect::<Vec<_>>() {
+            self.resize(&revision, deadline);
+        }
+        self.budgets.clone_from(&plan.fleet.budgets);
         self.sets.retain(|_, set| set.replicas > 0 || !set.pods.is_empty());
         for action in &plan.actions {
             self.tell(action);
+        }
+    }
+
+    /// What the controller of ReplicaSets does: it takes pods that are not ready first, then young ones.
+    fn resize(&mut self, revision: &Revision, deadline: bool) {
+        let broken = self.broken.contains(revision);
+        let Some(set) = self.sets.get_mut(revision) else { return };
+        let wanted = usize::try_from(set.replicas).unwrap();
+        let is_ready =
+            |pod: &SimPod| pod.running && pod.age >= 3 && !broken && pod.mode == NodeMode::Serving;
+        while set.pods.len() > wanted {
+            let victim = set
+                .pods
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, pod)| (pod.running && pod.age > 0, is_ready(pod), pod.age));
+            let Some((at, _)) = victim else { break };
+            let pod = set.pods.remove(at);
+            self.cut += if deadline { 0 } else { pod.connections };
+        }
+        while set.pods.len() < wanted {
+            self.created += 1;
+            set.pods.push(SimPod::new(revision, self.created));
+        }
+    }
+
+    /// Somebody drains machines: each cordoned pod is evicted if the budget lets it go.
+    pub(super) fn evict(&mut self) {
+        for (revision, budget) in self.budgets.clone() {
+            let Some(set) = self.sets.get(&revision) else { continue };
+            let ready = |pod: &SimPod| self.is_ready(&revision, pod);
+            let healthy = i32::try_from(set.pods.iter().filter(|pod| ready(pod)).count()).unwrap();
+            let needed = set.replicas - budget.max_unavailable;
+            let mut evictable =
+                set.pods.iter().filter(|pod| pod.cordoned).filter(|pod| match ready(pod) {
+                    true => healthy > needed,
+                    false => budget.unready_go || (healthy >= needed && needed > 0),
+                });
+            let Some(pod) = evictable.next() else { continue };
+            assert!(
+                pod.mode == NodeMode::Serving || pod.connections == 0 || budget.max_unavailable > 0,
+                "{pod:?} is evicted, and was to be emptied first: {budget:?}"
+            );
+            assert!(
+                !ready(pod) || budget.max_unavailable > 0,
+                "{pod:?} is evicted while clients are held: {budget:?}"
+            );
+            let name = pod.name.clone();
+            if let Some(set) = self.sets.get_mut(&revision) {
+                // It moves its clients while it ends.
+                set.pods.retain(|pod| pod.name != name);
+            }
         }
     }
 
@@ -255,11 +335,17 @@ impl Sim {
         match action {
             Action::Prepare { rollout, .. } => {
                 assert!(pod.rollout.as_ref().is_none_or(|known| known == rollout));
+                assert!(
+                    !pod.cancelled.contains(rollout),
+                    "{rollout} was cancelled on {}",
+                    pod.name
+                );
                 (pod.mode, pod.rollout) = (NodeMode::Prepared, Some(rollout.clone()));
             }
             Action::Cancel { rollout, .. } => {
                 assert_eq!(pod.rollout.as_deref(), Some(rollout.as_str()));
                 (pod.mode, pod.rollout) = (NodeMode::Serving, None);
+                pod.cancelled.insert(rollout.clone());
                 pod.batches.clear();
             }
             Action::Grant(grant) => {

@@ -1,8 +1,24 @@
-//! Commands that people give by annotations.
+//! What people say to the operator by annotations, and the names by which it and others find its objects.
 
 use std::collections::BTreeMap;
 
-/// What somebody wants.
+/// Label with the name of the ChatCluster, on every object that belongs to one.
+pub const CLUSTER_LABEL: &str = "chatcluster.dev/cluster";
+
+/// Label with the part of the platform: `chat`, `nats` or `scylla`.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+
+/// Label with the revision of a chat node.
+pub const REVISION_LABEL: &str = "chatcluster.dev/revision";
+
+/// Annotation on a pod of a chat node whose clients are to move, batch by batch, before another pod takes its place. It
+/// counts as long as it is there, whatever its value.
+pub const DRAIN_ANNOTATION: &str = "chatcluster.dev/drain";
+
+/// Name of the operator, and of its lease; that of an operator for one namespace ends in `-NAMESPACE`.
+pub const OPERATOR: &str = "chat-operator";
+
+/// What somebody wants of a rollout.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Command {
     /// Switch now, without waiting further.
@@ -17,6 +33,7 @@ pub enum Command {
     Retry,
 }
 
+/// Each annotation that is a command; its value is a rollout's id, or for [`Command::Retry`] a revision.
 const ALL: [(Command, &str); 6] = [
     (Command::Promote, "chatcluster.dev/promote"),
     (Command::Abort, "chatcluster.dev/abort"),
@@ -25,6 +42,18 @@ const ALL: [(Command, &str); 6] = [
     (Command::Resume, "chatcluster.dev/resume"),
     (Command::Retry, "chatcluster.dev/retry"),
 ];
+
+impl Command {
+    /// The annotation that gives it.
+    pub fn annotation(self) -> &'static str {
+        ALL.iter().find(|(command, _)| *command == self).map_or("", |(_, annotation)| annotation)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        name_of(self.annotation())
+    }
+}
 
 /// A command and what it is about: a rollout's id, or for [`Command::Retry`] a revision. So a command that comes late
 /// cannot hit a later rollout.
@@ -49,6 +78,10 @@ impl Order {
 
     /// Its name.
     pub fn name(&self) -> &'static str {
-        self.annotation.split_once('/').map_or(self.annotation, |(_, name)| name)
+        name_of(self.annotation)
     }
+}
+
+fn name_of(annotation: &'static str) -> &'static str {
+    annotation.split_once('/').map_or(annotation, |(_, name)| name)
 }
