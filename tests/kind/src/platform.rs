@@ -21,6 +21,9 @@ const MANIFEST: &str = include_str!("../manifests/platform.yaml");
 const GOOD: [&str; 6] =
     ["Ready", "Accepted", "SecretsReady", "NatsReady", "ScyllaReady", "Available"];
 
+/// A change of a spec.
+pub type Edit<'a> = &'a dyn Fn(&mut ChatClusterSpec);
+
 /// The ChatCluster of a namespace.
 #[derive(Clone)]
 pub struct Platform {

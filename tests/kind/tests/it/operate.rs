@@ -9,7 +9,7 @@ use crds::{ChatClusterSpec, ExternalNats, ExternalScylla, Outcome, SecretReferen
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kind::platform::{Platform, define, small};
+use kind::platform::{Edit, Platform, define, small};
 use kind::{PATIENCE, Space, in_space, until};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -102,7 +102,7 @@ async fn a_wrong_spec_is_refused_with_a_sentence() {
         define(&space.client).await;
         // The API server refuses by itself: no operator runs.
         let platform = Platform::create(&space, small()).await;
-        let edits: [(&str, &dyn Fn(&mut ChatClusterSpec)); 6] = [
+        let edits: [(&str, Edit); 6] = [
             ("Set nats.managed.replicas to 1, 3 or 5", &|spec| {
                 spec.nats.managed.as_mut().unwrap().replicas = 2;
             }),

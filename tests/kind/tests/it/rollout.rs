@@ -5,7 +5,7 @@ use std::time::Duration;
 use cluster::crowd::{Crowd, CrowdOptions, seed};
 use cluster::log::Entry;
 use crds::{ChatClusterSpec, HistoryEntry, Jitter, Outcome, Phase};
-use kind::platform::{Platform, small};
+use kind::platform::{Edit, Platform, small};
 use kind::{PATIENCE, Space, in_space};
 
 /// Bounded, so that it ends in CI on two processors. One of ten polls.
@@ -210,7 +210,7 @@ async fn a_revision_that_never_becomes_ready_moves_nobody() {
             let setting = crds::Setting { name: "no_such".to_owned(), value: "1".to_owned() };
             spec.chat.config.push(setting);
         };
-        let edits: [(&str, &dyn Fn(&mut ChatClusterSpec)); 2] =
+        let edits: [(&str, Edit); 2] =
             [("no such image", &no_image), ("no such setting", &no_setting)];
         for (what, edit) in edits {
             roll.note(what);
