@@ -18,8 +18,8 @@ const NAME: &str = "chat";
 const MANIFEST: &str = include_str!("../manifests/platform.yaml");
 
 /// Conditions that are true of a platform at rest.
-const GOOD: [&str; 6] =
-    ["Ready", "Accepted", "SecretsReady", "NatsReady", "ScyllaReady", "Available"];
+const GOOD: [&str; 7] =
+    ["Ready", "Accepted", "SecretsReady", "VolumesReady", "NatsReady", "ScyllaReady", "Available"];
 
 /// A change of a spec.
 pub type Edit<'a> = &'a dyn Fn(&mut ChatClusterSpec);

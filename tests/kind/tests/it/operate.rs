@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cluster::crowd::{Crowd, CrowdOptions, seed};
-use crds::{ChatClusterSpec, ExternalNats, ExternalScylla, Outcome, SecretReference};
+use crds::{ExternalNats, ExternalScylla, Outcome, SecretReference};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
