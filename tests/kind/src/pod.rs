@@ -51,15 +51,24 @@ impl Space {
         }));
     }
 
-    /// A metric of a pod without labels, through the API server; `None` if it does not have it.
+    /// A metric of a pod, summed up over its labels, through the API server; `None` if it does not have it.
     pub async fn metric(&self, pod: &Pod, port: u16, metric: &str) -> Option<f64> {
         let pod = pod.name_any();
         let proxy = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy", self.name);
         let request = Request::new(proxy).get("metrics", &GetParams::default());
         let text = self.client.request_text(request.expect("a request")).await.expect("metrics");
-        let line = text.lines().find(|line| line.split(' ').next() == Some(metric))?;
-        line.split(' ').nth(1)?.parse().ok()
+        sum(&text, metric)
     }
+}
+
+/// The sum of a metric's values in the OpenMetrics text format.
+fn sum(text: &str, metric: &str) -> Option<f64> {
+    let values = text.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let name = series.split('{').next()?;
+        (name == metric).then(|| value.parse::<f64>().ok())?
+    });
+    values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
 }
 
 /// How often the containers of a pod ended and were started again.
@@ -70,7 +79,14 @@ pub fn restarts(pod: &Pod) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use super::Lines;
+    use super::{Lines, sum};
+
+    #[test]
+    fn a_metric_is_summed_up_over_its_labels() {
+        let text = "# TYPE a gauge\na{b=\"x y\"} 1\na{b=\"z\"} 2\nab 9\n";
+        assert_eq!(sum(text, "a"), Some(3.0));
+        assert_eq!(sum(text, "b"), None);
+    }
 
     #[test]
     fn warnings_and_panics_are_complaints() {
