@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chat_client::api::From;
+use chat_client::api::{ApiError, From};
 use chat_client::{Api, Client, Config, Credentials, Event, State};
 use chat_protocol::api::{LogIn, NewConversation, SignUp, Tokens};
 use chat_protocol::{ClientMessageId, ConversationId};
@@ -114,7 +114,8 @@ impl Crowd {
                 members: members[1..].iter().map(|user| people[*user][0].user_id).collect(),
             };
             let creator = &people[members[0]][0];
-            let made = self.api.create(&creator.access_token, &body).await.expect("a group");
+            let create = async || self.api.create(&creator.access_token, &body).await;
+            let made = patiently("a group", create).await;
             let conversation = made.conversation_id;
             let all =
                 members.iter().flat_map(|user| (0..options.devices).map(|d| number_of(*user, d)));
@@ -157,11 +158,12 @@ impl Crowd {
             name: None,
             device_name: None,
         };
-        let mut tokens = vec![self.api.sign_up(&account).await.expect("an account")];
+        let sign_up = async || self.api.sign_up(&account).await;
+        let mut tokens = vec![patiently("an account", sign_up).await];
         for _ in 1..devices {
             let body =
                 LogIn { handle: handle.clone(), password: PASSWORD.to_owned(), device_name: None };
-            tokens.push(self.api.log_in(&body).await.expect("a login"));
+            tokens.push(patiently("a login", async || self.api.log_in(&body).await).await);
         }
         tokens
     }
@@ -305,6 +307,23 @@ impl Crowd {
         }
         pages.sort_by_key(|seen| seen.id);
         pages
+    }
+}
+
+/// Asks again while the platform asks to: a partition may be on its way to another node.
+async fn patiently<T>(what: &str, ask: impl AsyncFn() -> Result<T, ApiError>) -> T {
+    let deadline = Instant::now() + SETTLE_MAX;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(ApiError::Refused(problem))
+                if problem.code.is_retryable() && Instant::now() < deadline =>
+            {
+                println!("not yet {what}: {}", problem.detail);
+                sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => panic!("{what}: {error}"),
+        }
     }
 }
 
