@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// Longest wait for anything that a cluster does on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+pub const PATIENCE: Duration = Duration::from_secs(420);
 
 const PAUSE: Duration = Duration::from_millis(250);
 
