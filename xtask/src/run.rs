@@ -34,9 +34,22 @@ pub(crate) fn script(name: &str, arguments: &[&str]) -> Command {
     command(&path.display().to_string(), arguments)
 }
 
-/// The cargo that started this program.
+/// What cargo tells the programs that it runs about themselves begins with one of these.
+const TOLD_BY_CARGO: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+
+/// The cargo that started this program, with the environment of a person who starts it. Build scripts (ring's is one) look
+/// at what cargo told this program: they would run again, and all above them be compiled again, whenever a person's cargo
+/// and this one take turns.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), arguments)
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut cargo = command(&program, arguments);
+    for (name, _) in std::env::vars_os() {
+        let is_told = |name: &str| TOLD_BY_CARGO.iter().any(|prefix| name.starts_with(prefix));
+        if name.to_str().is_some_and(is_told) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// Runs a command and fails if it does.
