@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::run::{cargo, succeed};
 use crate::tools;
 
 /// No scenario takes longer; one that does has hung.
@@ -117,7 +118,7 @@ fn report(
 /// Everything shares all cores: how the system divides them is part of what is measured.
 fn run_platform(args: &BenchArgs) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
-    build(root)?;
+    build()?;
     tools::run()?;
     let directory = root.join("target/bench");
     fs::create_dir_all(&directory)?;
@@ -168,7 +169,7 @@ impl Bench {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has a parent")?;
         let target = root.join("target");
         let needs = |target| chosen.iter().any(|(.., needed)| *needed == target);
-        build(root)?;
+        build()?;
         let nats = if needs(Target::Nats) { tools::nats_server()? } else { PathBuf::new() };
         let directory = target.join("bench");
         fs::create_dir_all(&directory)?;
@@ -277,18 +278,8 @@ const PROGRAMS: &[&str] = &[
     "chat-client/sqlite",
 ];
 
-fn build(root: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root).args(["build", "--release", "--locked"]).args(PROGRAMS);
-    succeed(command)
-}
-
-fn succeed(mut command: Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("start {command:?}"))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    Ok(())
+fn build() -> anyhow::Result<()> {
+    succeed(cargo(&["build", "--release", "--locked"]).args(PROGRAMS))
 }
 
 /// A port that was free a moment ago. Nothing else here asks for ports meanwhile.
@@ -328,7 +319,7 @@ fn wait(child: &mut Child, limit: Duration) -> anyhow::Result<Option<ExitStatus>
 fn signal_group(child: &Child, signal: &str) -> anyhow::Result<()> {
     let mut command = Command::new("kill");
     command.args(["-s", signal, "--"]).arg(format!("-{}", child.id()));
-    succeed(command)
+    succeed(&mut command)
 }
 
 /// What the figures depend on.
