@@ -234,14 +234,24 @@ fn pods(facts: &Facts, now: Timestamp) -> Vec<Finding> {
         Err(why) => return vec![unread("Pods", why)],
         Ok(pods) => pods,
     };
-    let mut findings: Vec<Finding> = pods.iter().filter_map(|pod| pod_trouble(pod, now)).collect();
+    let trouble = |pod: &Pod| pod_trouble(pod, is_emptied(&facts.cluster, pod), now);
+    let mut findings: Vec<Finding> = pods.iter().filter_map(trouble).collect();
     if findings.is_empty() {
         findings.push(finding(Level::Good, format!("Ready: {}.", count(pods.len(), "pod")), ""));
     }
     findings
 }
 
-fn pod_trouble(pod: &Pod, now: Timestamp) -> Option<Finding> {
+/// Whether a node's clients are being moved elsewhere: it is not ready on purpose.
+fn is_emptied(cluster: &ChatCluster, pod: &Pod) -> bool {
+    let Some(status) = &cluster.status else { return false };
+    let Some(rollout) = &status.rollout else { return false };
+    let revision = pod.labels().get(crds::REVISION_LABEL);
+    let is_older = revision.is_some() && revision != status.active_revision.as_ref();
+    status.phase == Phase::Draining && (is_older || rollout.pods.contains(&pod.name_any()))
+}
+
+fn pod_trouble(pod: &Pod, is_emptied: bool, now: Timestamp) -> Option<Finding> {
     let name = pod.name_any();
     if let Some(ending) = &pod.metadata.deletion_timestamp {
         let late = now.as_second() - ending.0.as_second() > PATIENCE_SECONDS;
@@ -269,6 +279,9 @@ fn pod_trouble(pod: &Pod, now: Timestamp) -> Option<Finding> {
     if let Some(found) = containers.iter().find_map(|container| container_trouble(&name, container))
     {
         return Some(found);
+    }
+    if is_emptied {
+        return None;
     }
     let since_ready =
         condition("Ready").and_then(|condition| condition.last_transition_time.as_ref());

@@ -358,6 +358,22 @@ fn the_doctor_says_what_is_wrong_and_what_to_do() {
     }
 }
 
+#[test]
+fn a_node_that_hands_its_clients_over_is_not_ill() {
+    let unready = || Ok(vec![pod(|pod| pod["status"]["conditions"][0]["status"] = "False".into())]);
+    let older = Facts { cluster: cluster(draining()), pods: unready(), ..well() };
+    assert!(!is_sick(&diagnose(&older, now())));
+    let mut one = moving();
+    assert!(is_sick(&diagnose(
+        &Facts { cluster: cluster(one.clone()), pods: unready(), ..well() },
+        now()
+    )));
+    one["status"]["rollout"]["pods"] = json!(["chat-1"]);
+    let emptied = Facts { cluster: cluster(one), pods: unready(), ..well() };
+    assert!(!is_sick(&diagnose(&emptied, now())));
+    assert!(is_sick(&diagnose(&Facts { pods: unready(), ..well() }, now())));
+}
+
 fn failed() -> ChatCluster {
     let mut value = steady();
     value["status"]["conditions"][0] = condition("Ready", "False", "apply Service chat: refused");

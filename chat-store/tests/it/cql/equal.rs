@@ -271,7 +271,9 @@ async fn accounts_and_friends_read_the_same_from_both_stores() {
             3 => both!(async |s: &Arc<dyn Store>| {
                 s.rename_device(user, device_id, "renamed".into()).await
             }),
-            4 if random.random_bool(0.3) => {
+            // One that was there: an id that is removed before its device is made confirms nothing later, as CQL keeps a
+            // tombstone of it. Ids are drawn at random, so that happens nowhere else.
+            4 if random.random_bool(0.3) && theirs.account(user).await.unwrap().is_some() => {
                 both!(async |s: &Arc<dyn Store>| s.remove_device(user, device_id).await);
             }
             5 | 6 => {
