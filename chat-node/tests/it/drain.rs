@@ -310,7 +310,8 @@ async fn clients_are_handed_over_in_batches_while_they_chat() {
         until(&blue, "the first batch is settled", |s| last(s).settled && last(s).here == 0).await;
     let again: NodeStatus = post(&blue, "drain", &grant(1, Amount::Count(3))).await.unwrap();
     assert_eq!(again.batches, first.batches, "a batch that is granted again asks nobody");
-    assert_eq!((last(&first).granted, last(&first).asked), (3, 3));
+    // Who polls may have gone between the choice and the question.
+    assert_eq!((last(&first).granted, last(&first).asked + last(&first).skipped), (3, 3));
     let stale = Grant { epoch: 1, ..grant(2, Amount::PerMille(1_000)) };
     let refused = post::<NodeStatus>(&blue, "drain", &stale).await.unwrap_err();
     assert_eq!(refused.code, AdminCode::StaleEpoch);
