@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Monitor, Report};
 use crate::limits;
-use crate::nodes::Peer;
+use crate::nodes::{Peer, client};
 
 const PORT: u16 = 8222;
 
@@ -41,19 +41,15 @@ struct MetaCluster {
 impl HttpMonitor {
     /// A client of monitoring ports.
     pub fn new() -> Result<HttpMonitor, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(limits::NODE_ANSWER)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(HttpMonitor { client })
+        Ok(HttpMonitor { client: client()? })
     }
 
     async fn ask_one(&self, server: &Peer) -> Option<Report> {
         let asked = async {
             // Its code says the same as its body.
-            let health = self.client.get(url(&server.address, "healthz")).send().await?;
+            let health = self.client.get(server.url(PORT, "healthz")).send().await?;
             let health: Health = health.json().await?;
-            let streams = self.client.get(url(&server.address, "jsz")).send().await?;
+            let streams = self.client.get(server.url(PORT, "jsz")).send().await?;
             Ok::<_, reqwest::Error>((health, streams.json::<JetStream>().await?))
         };
         match asked.await {
@@ -64,11 +60,6 @@ impl HttpMonitor {
             }
         }
     }
-}
-
-fn url(address: &str, path: &str) -> String {
-    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-    format!("http://{host}:{PORT}/{path}")
 }
 
 fn report(health: Health, streams: JetStream) -> Report {

@@ -9,7 +9,7 @@ use chat_protocol::admin::{
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
-use super::{Nodes, Peer};
+use super::{Nodes, Peer, client};
 use crate::build::Revision;
 use crate::limits;
 use crate::rollout::{Action, BatchGrant, Node, NodeBatch, NodeMode, View};
@@ -42,16 +42,12 @@ enum Failure {
 impl HttpNodes {
     /// A client of admin ports.
     pub fn new() -> Result<HttpNodes, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(limits::NODE_ANSWER)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(HttpNodes { client })
+        Ok(HttpNodes { client: client()? })
     }
 
     async fn ask_one(&self, peer: &Peer, token: &str) -> View {
         let answer = async {
-            let request = self.client.get(url(&peer.address, "status")).bearer_auth(token);
+            let request = self.client.get(url(peer, "status")).bearer_auth(token);
             Ok::<NodeStatus, Failure>(serde_json::from_slice(&body(request).await?)?)
         };
         match answer.await {
@@ -77,15 +73,14 @@ impl HttpNodes {
             None => peers.first(),
         };
         let Some(peer) = peer else { return Some(format!("no pod can be told to {path}")) };
-        let request = self.client.post(url(&peer.address, path)).bearer_auth(token).json(&wanted);
+        let request = self.client.post(url(peer, path)).bearer_auth(token).json(&wanted);
         let failure = body(request).await.err();
         failure.map(|error| format!("{} did not take {path}: {error}", peer.name))
     }
 }
 
-fn url(address: &str, path: &str) -> String {
-    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-    format!("http://{host}:{PORT}/v1/admin/{path}")
+fn url(peer: &Peer, path: &str) -> String {
+    peer.url(PORT, &format!("v1/admin/{path}"))
 }
 
 /// The body of a good answer; of a bad one why it is bad.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
+use crate::limits;
 use crate::rollout::{Action, View};
 
 pub use http::HttpNodes;
@@ -17,6 +18,23 @@ pub struct Peer {
     pub name: String,
     /// Its address.
     pub address: String,
+}
+
+impl Peer {
+    /// Where it is asked; an IPv6 address stands in brackets.
+    pub(crate) fn url(&self, port: u16, path: &str) -> String {
+        let address = &self.address;
+        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        format!("http://{host}:{port}/{path}")
+    }
+}
+
+/// A client of pods: an answer comes in time or not at all, and none sends it elsewhere.
+pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .timeout(limits::NODE_ANSWER)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
 }
 
 /// The nodes of a platform. Everything may be said twice, and an answer may be missing.
