@@ -15,7 +15,10 @@ use crate::port::Port;
 use crate::process::Process;
 use crate::tools;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time until a server is healthy again. One that was cut off has deleted the consumers of watches meanwhile, and the
+/// others may not have heard of it. It counts as unhealthy until it has told them again: after 30 to 60 s, and then in
+/// twice that time (`deleteNotActive` in nats-server's `consumer.go`).
+const HEALTHY_MAX: Duration = Duration::from_secs(200);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 const CLUSTER_MEMBERS: usize = 3;
 
@@ -255,7 +258,7 @@ impl Nats {
             if !process.is_running() {
                 continue;
             }
-            process.wait_until("the server is healthy", PATIENCE, || {
+            process.wait_until("the server is healthy", HEALTHY_MAX, || {
                 get(&member.address(&member.monitor), "/healthz")
                     .is_some_and(|answer| answer.contains("\"ok\""))
             });
