@@ -15,10 +15,7 @@ use crate::port::Port;
 use crate::process::Process;
 use crate::tools;
 
-/// Longest time until a server is healthy again. One that was cut off has deleted the consumers of watches meanwhile, and the
-/// others may not have heard of it. It counts as unhealthy until it has told them again: after 30 to 60 s, and then in
-/// twice that time (`deleteNotActive` in nats-server's `consumer.go`).
-const HEALTHY_MAX: Duration = Duration::from_secs(200);
+const PATIENCE: Duration = Duration::from_secs(60);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 const CLUSTER_MEMBERS: usize = 3;
 
@@ -252,13 +249,18 @@ impl Nats {
 
     /// Waits until every server that runs answers, its JetStream included.
     pub fn wait_until_healthy(&self) {
+        self.wait_until_healthy_within(PATIENCE);
+    }
+
+    /// The same, where each server may take this long.
+    pub fn wait_until_healthy_within(&self, patience: Duration) {
         for member in &self.members {
             let mut process = member.process();
             let Some(process) = process.as_mut() else { continue };
             if !process.is_running() {
                 continue;
             }
-            process.wait_until("the server is healthy", HEALTHY_MAX, || {
+            process.wait_until("the server is healthy", patience, || {
                 get(&member.address(&member.monitor), "/healthz")
                     .is_some_and(|answer| answer.contains("\"ok\""))
             });

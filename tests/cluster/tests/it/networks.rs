@@ -9,6 +9,11 @@ mod long {
 
     const PATIENCE: Duration = Duration::from_secs(120);
 
+    /// Longest time until a server that was cut off is healthy. It has deleted the consumers of watches meanwhile, and the
+    /// others may not have heard of it. It counts as unhealthy until it has told them again: after 30 to 60 s, and then in
+    /// twice that time (`deleteNotActive` in nats-server's `consumer.go`).
+    const HEALED_MAX: Duration = Duration::from_secs(200);
+
     /// Longer than leases and elections.
     const BEYOND_THE_LEASE: u64 = 20;
 
@@ -48,7 +53,7 @@ mod long {
                 run.until_each_goes_on(PATIENCE).await;
                 run.fault(&format!("heal NATS server {server}"), move |platform| {
                     platform.network().heal(server);
-                    platform.nats.wait_until_healthy();
+                    platform.nats.wait_until_healthy_within(HEALED_MAX);
                 })
                 .await;
             }
