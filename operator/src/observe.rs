@@ -255,6 +255,11 @@ impl Found {
             .filter(move |pod| pod.labels().get(names::COMPONENT).map(String::as_str) == Some(part))
     }
 
+    /// Whether a chat node runs and is not ready. It may still be prepared for a rollout that has ended.
+    pub fn has_unready(&self) -> bool {
+        self.chat_pods().any(|pod| is_running(pod) && !is_ready(pod))
+    }
+
     /// Whether single chat nodes may have to go: there are too many, or somebody wants one to be gone.
     pub fn has_leavers(&self, cluster: &ChatCluster, machines: Option<&BTreeSet<String>>) -> bool {
         let holds = holds(cluster, machines);

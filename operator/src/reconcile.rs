@@ -251,7 +251,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Asks the nodes, if a rollout runs or is due.
+    /// Asks the nodes, if a rollout runs or is due, or has left something behind.
     async fn ask_nodes(
         &self,
         found: &Found,
@@ -263,7 +263,8 @@ impl Pass<'_> {
         let at_rest = status.rollout.is_none()
             && sets <= 1
             && status.active_revision.as_deref() == Some(wanted.as_str())
-            && !found.has_leavers(&self.cluster, machines);
+            && !found.has_leavers(&self.cluster, machines)
+            && !found.has_unready();
         if at_rest {
             return BTreeMap::new();
         }

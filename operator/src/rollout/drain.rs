@@ -63,7 +63,9 @@ fn settle(step: &mut Step<'_>, run: &RolloutStatus, batch: &BatchStatus) -> bool
     let window = step.spec.drain.resume_window_seconds;
     let is_late = after(batch.granted_at, window) <= world.now;
     let (mut open, mut lost) = (0, 0);
-    for grant in &batch.grants {
+    // A pod that is not to go any more is asked for nothing.
+    let moves = |pod: &String| run.pods.is_empty() || run.pods.contains(pod);
+    for grant in batch.grants.iter().filter(|grant| moves(&grant.pod)) {
         match world.pod(&grant.pod) {
             None => lost += grant.connections,
             Some(pod) if !pod.running => lost += grant.connections,

@@ -476,8 +476,13 @@ impl Step<'_> {
             let gives = run.to != revision.as_str() || !run.pods.is_empty();
             gives && matches!(run.phase, Phase::Soaking | Phase::Draining | Phase::Retiring)
         };
-        let prepared = self.world.pods(revision).iter().filter_map(super::Pod::node);
-        let prepared = prepared.into_iter().any(|node| node.mode == NodeMode::Prepared);
+        // One that does not answer may be prepared, too. A revision that never starts does not answer either, and has no
+        // clients: machines do not wait for that.
+        let may_be_prepared = |pod: &super::Pod| match pod.node() {
+            Some(node) => node.mode == NodeMode::Prepared,
+            None => !waits && pod.running && !pod.ready,
+        };
+        let prepared = self.world.pods(revision).iter().any(may_be_prepared);
         Budget {
             max_unavailable: if held { 0 } else { disruption.max_unavailable },
             unready_go: !(prepared || run.is_some_and(moves)),

@@ -461,6 +461,21 @@ async fn a_pod_that_somebody_wants_to_be_gone_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_node_that_a_rollout_left_prepared_serves_again() {
+    let bench = Bench::new();
+    bench.apply_example();
+    bench.run(12).await;
+    let left = bench.server.names("pods")[0].clone();
+    // It did not hear of the end, and is not ready until it does.
+    let rollout = "an-earlier-one".to_owned();
+    bench.nodes.0.lock().unwrap().push(Action::Prepare { pod: left.clone(), rollout });
+    bench.kubernetes();
+    bench.run(2).await;
+    let told = bench.nodes.0.lock().unwrap().clone();
+    assert_eq!(prepared(&told, &left), None, "{told:?}");
+}
+
+#[tokio::test]
 async fn nats_servers_start_again_one_at_a_time_and_the_leader_last() {
     let bench = Bench::new();
     bench.apply_example();

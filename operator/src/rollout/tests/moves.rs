@@ -171,3 +171,45 @@ fn who_may_not_see_machines_lets_pods_be_evicted() {
     assert!(!sim.run_until(|sim| sim.status.rollout.is_some(), 20));
     assert_eq!(sim.budgets[&revision(0)].max_unavailable, 1);
 }
+
+#[test]
+fn a_node_that_does_not_hear_of_an_abort_keeps_its_clients() {
+    let mut sim = Sim::steady(100);
+    sim.wanted = revision(1);
+    assert!(sim.run_until(Sim::phase_is(Phase::Soaking), 50));
+    let silent = sim.sets[&revision(0)].pods[0].name.clone();
+    pod(&mut sim, &silent).reachable = false;
+    sim.command(Command::Abort, "chatcluster.dev/abort");
+    assert!(sim.run_until(|sim| sim.status.rollout.is_none(), 500));
+    assert_eq!(pod(&mut sim, &silent).mode, NodeMode::Prepared);
+    let budget = sim.budgets[&revision(0)];
+    assert_eq!((budget.max_unavailable, budget.unready_go), (0, false), "nobody knows its mode");
+    pod(&mut sim, &silent).reachable = true;
+    sim.pass(false);
+    assert_eq!(pod(&mut sim, &silent).mode, NodeMode::Serving);
+    sim.pass(false);
+    assert!(sim.budgets[&revision(0)].unready_go);
+}
+
+#[test]
+fn a_batch_ends_for_a_pod_that_stays_after_all() {
+    let mut sim = Sim::steady(0);
+    sim.replicas = 3;
+    assert!(sim.run_until(|sim| pods(sim).iter().filter(|pod| pod.age > 3).count() == 3, 50));
+    let [first, second, third] = names(&sim).try_into().unwrap();
+    for (name, connections) in [(&first, 10), (&second, 5), (&third, 500)] {
+        pod(&mut sim, name).connections = connections;
+    }
+    sim.replicas = 1;
+    assert!(sim.run_until(Sim::phase_is(Phase::Draining), 50));
+    // The operator dies each time before it tells the nodes.
+    while sim.status.rollout.as_ref().unwrap().batch.is_none() {
+        sim.pass(true);
+    }
+    let run = sim.status.rollout.clone().unwrap();
+    let granted: Vec<_> = run.batch.unwrap().grants.into_iter().map(|grant| grant.pod).collect();
+    assert_eq!((run.pods.len(), granted), (2, vec![first.clone()]));
+    sim.replicas = 2;
+    assert!(sim.run_until(Sim::phase_is(Phase::Steady), 500));
+    assert_eq!((names(&sim), sim.cut), (vec![first, third], 0));
+}
