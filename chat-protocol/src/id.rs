@@ -110,7 +110,7 @@ pub struct Partition(pub u16);
 
 impl Partition {
     /// Every partition.
-    pub fn all() -> impl Iterator<Item = Partition> {
+    pub fn all() -> impl Iterator<Item = Partition> + Clone {
         (0..PARTITIONS).map(Partition)
     }
 

@@ -32,6 +32,9 @@ pub struct Record {
     /// In a closing record: everything before it is in the store.
     #[prost(bool, tag = "7")]
     pub is_written: bool,
+    /// The store has taken everything up to this sequence of the partition. 0: nothing is said.
+    #[prost(uint64, tag = "8")]
+    pub written_to: u64,
 }
 
 /// The kinds of record.

@@ -83,7 +83,7 @@ impl Faults {
         self.state().rates = rates;
     }
 
-    /// `true`: every call fails without being done, until this is set to `false`. Calls that are being delayed fail too.
+    /// `true`: every call fails with [`Error::Away`] without being done, until this is set to `false`. Calls that are being delayed fail too.
     pub fn set_away(&self, away: bool) {
         self.state().away = away;
     }
@@ -145,9 +145,9 @@ impl Faults {
         }
     }
 
-    fn fail<T>(&self, why: &str) -> Result<T, Error> {
+    fn fail<T>(&self, error: fn(String) -> Error, why: &str) -> Result<T, Error> {
         self.state().faults += 1;
-        Err(Error::Unavailable(format!("{why} (injected fault)")))
+        Err(error(format!("{why} (injected fault)")))
     }
 
     /// Runs a call that writes what could be lost.
@@ -167,14 +167,14 @@ impl Faults {
             tokio::time::sleep(decision.delay).await;
         }
         if self.state().away {
-            return self.fail("the store is away");
+            return self.fail(Error::Away, "it is away");
         }
         if decision.before {
-            return self.fail("nothing was done");
+            return self.fail(Error::Unavailable, "nothing was done");
         }
         let result = call.await;
         if decision.after && result.is_ok() {
-            return self.fail("the answer was lost");
+            return self.fail(Error::Unavailable, "the answer was lost");
         }
         result
     }

@@ -32,6 +32,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// How long a node goes on to answer for a partition that it has closed for another, until that one answers.
 const HEIR_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often the store is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// If ids elsewhere have outrun them, sooner; but a log that takes nothing is not asked all the time.
 const TICK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -334,6 +337,23 @@ impl Owners {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    /// Looks at a store that acknowledges before it syncs, until `stop` is called: at one partition's part of it after the
+    /// other.
+    pub async fn watch_store(self: Arc<Self>, stop: CancellationToken) {
+        if self.shared.store.durability_lag().is_zero() {
+            return;
+        }
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let looks = async {
+            for partition in Partition::all().cycle() {
+                look.tick().await;
+                self.shared.look_at_store(partition).await;
+            }
+        };
+        stop.run_until_cancelled(looks).await;
     }
 
     /// Takes in what any node announces.

@@ -61,7 +61,7 @@ impl Migration<'_> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..ATTEMPTS {
             match self.target.store.import(rows.clone()).await {
-                Err(chat_store::Error::Unavailable(_)) => {}
+                Err(chat_store::Error::Unavailable(_) | chat_store::Error::Away(_)) => {}
                 outcome => return outcome.with_context(|| not_taken(table)),
             }
             tokio::time::sleep(pause).await;

@@ -112,6 +112,7 @@ pub async fn run_on(
         }
     }
     node.keeping.spawn(node.owners.clone().announce(node.stop_keeping.clone()));
+    node.keeping.spawn(node.owners.clone().watch_store(node.stop_keeping.clone()));
     node.keeping.spawn(expire(ports.store.clone(), clock, node.stop_keeping.clone()));
     node.keeping.spawn(node.handover.clone().run(node.stop_keeping.clone()));
     let not_ready = not_ready(&node, draining.clone());

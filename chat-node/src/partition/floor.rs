@@ -49,6 +49,7 @@ impl Floor {
             entries: vec![],
             // Nothing is known of the store: the next owner brings it up to the log.
             is_written: false,
+            written_to: 0,
         }
     }
 }
@@ -66,7 +67,8 @@ pub async fn raise(
         let present = record.as_ref().map_or_else(Floor::default, Floor::of);
         let wanted = present.max(floor);
         let is_raised = wanted != present;
-        if !is_raised && !record.is_some_and(|record| record.is_written) {
+        let vouches = record.is_some_and(|record| record.is_written || record.written_to > 0);
+        if !is_raised && !vouches {
             return Ok(false);
         }
         let expected = last.map_or(Sequence(0), |stored| stored.sequence);
@@ -144,12 +146,16 @@ mod tests {
     async fn nobody_vouches_any_longer_for_the_store() {
         let broker = EmbeddedBroker::memory();
         let closing = Floor { epoch: 4, reserved_until: MessageId(77) }.closing_record();
-        let vouching = Record { is_written: true, ..closing.clone() };
-        broker.append(PARTITION, Sequence(0), vouching.to_bytes().into()).await.unwrap();
-        assert!(!raise(&broker, PARTITION, Floor::default()).await.unwrap(), "it was no lower");
-        let last = broker.last(PARTITION).await.unwrap().unwrap();
-        assert_eq!(Record::from_bytes(&last.payload).unwrap(), closing);
-        raise(&broker, PARTITION, Floor::default()).await.unwrap();
-        assert_eq!(broker.last(PARTITION).await.unwrap().unwrap().sequence, last.sequence);
+        let mut sequence = Sequence(0);
+        let vouches = |is_written, written_to| Record { is_written, written_to, ..closing.clone() };
+        for vouching in [vouches(true, 0), vouches(false, 1)] {
+            broker.append(PARTITION, sequence, vouching.to_bytes().into()).await.unwrap();
+            assert!(!raise(&broker, PARTITION, Floor::default()).await.unwrap(), "it was no lower");
+            let last = broker.last(PARTITION).await.unwrap().unwrap();
+            assert_eq!(Record::from_bytes(&last.payload).unwrap(), closing);
+            raise(&broker, PARTITION, Floor::default()).await.unwrap();
+            sequence = broker.last(PARTITION).await.unwrap().unwrap().sequence;
+            assert_eq!(sequence, last.sequence);
+        }
     }
 }

@@ -40,6 +40,7 @@ pub struct Tip {
     epoch: u64,
     reserved_until: MessageId,
     is_written: bool,
+    written_to: Sequence,
 }
 
 impl Tip {
@@ -47,18 +48,25 @@ impl Tip {
     pub fn of_record(sequence: Sequence, record: &Record) -> Tip {
         let is_written = record.kind == RecordKind::Closing as i32 && record.is_written;
         let reserved_until = MessageId(record.reserved_until);
-        Tip { sequence, epoch: record.epoch, reserved_until, is_written }
+        let written_to = Sequence(record.written_to);
+        Tip { sequence, epoch: record.epoch, reserved_until, is_written, written_to }
     }
 
     /// Of an empty partition: floor and epoch are those that the checkpoint kept.
     pub fn of_empty(checkpoint: &Checkpoint) -> Tip {
         let Checkpoint { epoch, reserved_until, .. } = *checkpoint;
-        Tip { sequence: Sequence(0), epoch, reserved_until, is_written: false }
+        let none = Sequence(0);
+        Tip { sequence: none, epoch, reserved_until, is_written: false, written_to: none }
     }
 
     /// Its owner has closed the partition, and said that the store holds everything.
     pub fn is_written(&self) -> bool {
         self.is_written
+    }
+
+    /// Its owner said that the store has taken everything up to here. It may have lost that since.
+    pub fn written_to(&self) -> Sequence {
+        self.written_to
     }
 
     /// Nobody has ever owned this partition.
@@ -118,6 +126,11 @@ pub struct Ownership {
     pending: Option<Pending>,
     /// Ids issued whose entries are not fully in the store, in order: waiting in an append, in doubt, or in the log.
     unwritten: VecDeque<MessageId>,
+    /// Accepted records that carry some of these: the last id of each, and its sequence.
+    unwritten_records: VecDeque<(MessageId, Sequence)>,
+    /// The last of this owner's records that is fully in the store, of those that carry ids; the opening record to begin
+    /// with.
+    written_to: Sequence,
     /// The lowest id of an owner before that may not be in the store.
     inherited: Option<MessageId>,
     /// The store may lack what it took.
@@ -143,6 +156,8 @@ impl Ownership {
             heard: MessageId::ZERO,
             pending: None,
             unwritten: VecDeque::new(),
+            unwritten_records: VecDeque::new(),
+            written_to: Sequence(0),
             inherited: None,
             is_store_doubted: false,
         };
@@ -240,9 +255,9 @@ impl Ownership {
         self.prepare(RecordKind::Tick, self.extended(now), vec![]);
     }
 
-    /// The store may lack what it took: the closing record is not to say that the next owner finds everything there.
-    pub fn doubt_store(&mut self) {
-        self.is_store_doubted = true;
+    /// Whether the store may lack what it took: then no record is to say that the next owner finds it there.
+    pub fn doubt_store(&mut self, is_doubted: bool) {
+        self.is_store_doubted = is_doubted;
     }
 
     /// Prepares the closing record; from here on nothing is published. Its `reserved_until` is exactly what was used, so
@@ -262,6 +277,12 @@ impl Ownership {
         let Some(pending) = self.pending.take() else { return };
         self.expected = sequence;
         self.reserved = self.reserved.max(pending.reserved_until);
+        if let Some(last) = pending.ids.last() {
+            self.unwritten_records.push_back((*last, sequence));
+        }
+        if self.phase == Phase::Opening {
+            self.written_to = sequence;
+        }
         self.phase = match self.phase {
             Phase::Opening => Phase::Learning,
             Phase::Closing => Phase::Over,
@@ -288,6 +309,24 @@ impl Ownership {
     pub fn written_up_to(&mut self, id: MessageId) {
         while self.unwritten.front().is_some_and(|first| *first <= id) {
             self.unwritten.pop_front();
+        }
+        while let Some((_, sequence)) =
+            self.unwritten_records.front().filter(|(last, _)| *last <= id)
+        {
+            self.written_to = *sequence;
+            self.unwritten_records.pop_front();
+        }
+    }
+
+    /// The store has taken everything up to here, as far as this owner knows. 0: it does not know.
+    fn written_to(&self) -> Sequence {
+        let is_known = matches!(self.phase, Phase::Open | Phase::Closing);
+        if !is_known || self.inherited.is_some() || self.is_store_doubted {
+            return Sequence(0);
+        }
+        match self.unwritten_records.is_empty() {
+            true => self.expected,
+            false => self.written_to,
         }
     }
 
@@ -344,6 +383,7 @@ impl Ownership {
             is_written: kind == RecordKind::Closing
                 && self.lowest_unwritten().is_none()
                 && !self.is_store_doubted,
+            written_to: self.written_to().0,
         };
         let append = Append { expected: self.expected, payload: record.to_bytes().into() };
         self.pending = Some(Pending { append, reserved_until, ids });

@@ -114,7 +114,12 @@ impl World {
     }
 
     fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
-        (0..self.log.len())
+        self.ids_behind(0)
+    }
+
+    /// Of the records behind this sequence.
+    fn ids_behind(&self, sequence: u64) -> impl Iterator<Item = MessageId> + '_ {
+        (sequence as usize..self.log.len())
             .flat_map(|index| self.record(index).entries)
             .map(|entry| entry.message_id())
     }
@@ -202,13 +207,15 @@ impl World {
         ownership.accepted(Sequence(behind as u64 + 1));
         let record = Record::from_bytes(&append.payload).unwrap();
         if record.kind == RecordKind::Opening as i32 {
-            let is_written = match append.expected.0 {
-                0 => false,
-                _ => Tip::of_record(append.expected, &self.record(behind - 1)).is_written(),
+            let tip = match append.expected.0 {
+                0 => Tip::of_empty(&Checkpoint::default()),
+                _ => Tip::of_record(append.expected, &self.record(behind - 1)),
             };
-            let missing: Vec<_> = match is_written {
+            // Nothing is looked for where the last record says that the store holds it.
+            let is_missing = |id: &MessageId| !self.stored.contains(id);
+            let missing: Vec<_> = match tip.is_written() {
                 true => vec![],
-                false => self.ids().filter(|id| !self.stored.contains(id)).collect(),
+                false => self.ids_behind(tip.written_to().0).filter(is_missing).collect(),
             };
             if let Some(ownership) = &mut self.owners[owner] {
                 ownership.learnt(missing.first().copied());
@@ -344,9 +351,7 @@ fn a_closing_record_tells_whether_the_store_holds_everything() {
         if has_written {
             ownership.written_up_to(id);
         }
-        if is_doubted {
-            ownership.doubt_store();
-        }
+        ownership.doubt_store(is_doubted);
         assert!(ownership.close());
         let record = Record::from_bytes(&ownership.append().unwrap().payload).unwrap();
         Tip::of_record(Sequence(3), &record).is_written()
@@ -357,6 +362,40 @@ fn a_closing_record_tells_whether_the_store_holds_everything() {
         !is_written(false, false),
         "the store was slow: the next owner must write what it lacks"
     );
+}
+
+#[test]
+fn every_record_tells_what_the_store_has_taken() {
+    let now = Millis::from_2025(1_000);
+    let mut ownership = opened(unused(), now);
+    let said = |ownership: &Ownership| {
+        Record::from_bytes(&ownership.append().unwrap().payload).unwrap().written_to
+    };
+    let (first, second) = (ownership.next_id(now).unwrap(), ownership.next_id(now).unwrap());
+    ownership.batch(vec![entry(first), entry(second)], now);
+    assert_eq!(said(&ownership), 1, "the opening record");
+    ownership.accepted(Sequence(5));
+    ownership.written_up_to(first);
+    ownership.tick(now);
+    assert_eq!(said(&ownership), 1, "half of a record is none");
+    ownership.accepted(Sequence(6));
+    ownership.written_up_to(second);
+    let third = ownership.next_id(now).unwrap();
+    ownership.batch(vec![entry(third)], now);
+    assert_eq!(said(&ownership), 6, "ticks have nothing to write");
+    ownership.accepted(Sequence(7));
+    let fourth = ownership.next_id(now).unwrap();
+    ownership.batch(vec![entry(fourth)], now);
+    assert_eq!(said(&ownership), 5, "the third is not written");
+    ownership.accepted(Sequence(8));
+    ownership.written_up_to(fourth);
+    ownership.doubt_store(true);
+    ownership.tick(now);
+    assert_eq!(said(&ownership), 0, "the store was away: it may have lost what it took");
+    ownership.accepted(Sequence(9));
+    ownership.doubt_store(false);
+    assert!(ownership.close());
+    assert_eq!(said(&ownership), 9);
 }
 
 #[test]
@@ -375,6 +414,10 @@ fn what_owners_before_have_committed_keeps_watermarks_below_it_until_it_is_writt
     ownership.batch(vec![entry(own)], now);
     ownership.accepted(Sequence(2));
     ownership.written_up_to(own);
+    ownership.tick(now);
+    let tick = Record::from_bytes(&ownership.append().unwrap().payload).unwrap();
+    assert_eq!(tick.written_to, 0, "what was before is not written");
+    ownership.accepted(Sequence(3));
     let watermark = ownership.watermark(now.plus(100), MessageId::ZERO).unwrap();
     assert!(watermark < before, "its own entries are written, but not those before them");
     ownership.inherited_written();

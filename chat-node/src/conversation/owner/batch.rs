@@ -93,7 +93,7 @@ impl Owner {
         let now = self.shared.clock.now();
         if !batch.units.is_empty() {
             let entries = batch.units.iter().map(|unit| (*unit.entry).clone()).collect();
-            self.locked().batch(entries, now);
+            self.preparing().batch(entries, now);
             if batch.units.len() >= BUSY_ENTRIES {
                 self.gathers_until = Some(Instant::now() + GATHER);
             }
@@ -102,7 +102,7 @@ impl Owner {
             self.send_append();
         } else if !self.ready.is_empty() {
             // The clock has outrun the reservation: only a tick can go on.
-            self.locked().tick(now);
+            self.preparing().tick(now);
             self.send_append();
         }
     }

@@ -90,6 +90,21 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Asks the store for something small, so that an outage is noticed that no write has met.
+    pub(super) async fn look_at_store(&self, partition: Partition) {
+        let began = self.clock.elapsed();
+        match self.store.checkpoint(partition).await {
+            Ok(_) => self.outages.seen(began),
+            Err(chat_store::Error::Away(_)) => self.outages.failed(),
+            Err(error) => tracing::debug!(%partition, %error, "a look at the store had no answer"),
+        }
+    }
+
+    /// Whether the store has been there for as long as it may lose what it takes: it has lost nothing.
+    fn was_store_there(&self) -> bool {
+        self.outages.has_been_there_for(self.store.durability_lag(), self.clock.elapsed())
+    }
+
     /// A write failed, and is tried again.
     fn store_failed(&self, error: &chat_store::Error) {
         self.metrics.write_retries.inc();
@@ -349,7 +364,7 @@ impl Owner {
             return;
         }
         let now = self.shared.clock.now();
-        let mut ownership = self.locked();
+        let mut ownership = self.preparing();
         if ownership.tick_due(now) || is_forced && ownership.is_open() {
             ownership.tick(now);
             drop(ownership);
@@ -461,10 +476,7 @@ impl Owner {
             self.writing.answer_all();
             tracing::info!(partition = %self.partition, "the store is slow; the next owner replays what it lacks");
         }
-        if self.doubts_store() {
-            self.locked().doubt_store();
-        }
-        if self.locked().close() {
+        if self.preparing().close() {
             self.send_append();
             if let Some(append) = self.append.take() {
                 let settled = append.await;
@@ -479,6 +491,14 @@ impl Owner {
             }
         }
         Ended::Unclosed
+    }
+
+    /// For whatever prepares a record: it says what is known of the store.
+    fn preparing(&self) -> MutexGuard<'_, Ownership> {
+        let is_doubted = self.doubts_store();
+        let mut ownership = self.locked();
+        ownership.doubt_store(is_doubted);
+        ownership
     }
 
     fn locked(&self) -> MutexGuard<'_, Ownership> {

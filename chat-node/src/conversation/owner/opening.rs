@@ -1,7 +1,8 @@
 //! Taking a partition: the opening record, and what was committed before it.
 //!
 //! An owner that closed the partition says whether the store holds everything; then its heir opens at once. Otherwise, and
-//! after a crash, it reads the log behind the checkpoint first, and knows what the store may lack.
+//! after a crash, it reads the log first, and knows what the store may lack: from where the last record says that the store
+//! holds everything, if this node has seen the store there since; else from the checkpoint.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,17 +179,21 @@ impl Past {
         // speaks of, and people look for everything in it. (Or the first owner died within seconds.)
         let is_restored = written_to == Sequence(0);
         let durable_to = Some(written_to).filter(|_| trails);
-        // Nobody has to wait for what only a crash of the store could undo.
+        // What the last record says of the store holds for one that has not been away since it may have lost anything.
+        let was_there = is_trusted && !is_restored && shared.was_store_there();
+        // Nobody has to wait for what only a crash of the store could undo. If it has one from now on, everything behind the
+        // checkpoint is written again.
         if is_trusted && !is_restored && tip.is_written() {
-            let replay = durable_to.map(|from| (from, again_after(partition)));
+            let replay =
+                durable_to.filter(|_| !was_there).map(|from| (from, again_after(partition)));
             return Past { durable_to, inheritance: Inheritance::none(shared), replay };
         }
         // From here on the partition is this owner's: a broker or store that is away delays it, and is no reason to open it
         // once more.
         let row = |to| Some(ownership.checkpoint(durable_to.unwrap_or(to)));
+        let from = if was_there { written_to.max(tip.written_to()) } else { written_to };
         let up_to = ownership.sequence();
-        let (inheritance, from) =
-            inherit(shared, partition, written_to, up_to, is_restored, row).await;
+        let (inheritance, from) = inherit(shared, partition, from, up_to, is_restored, row).await;
         let delay = if trails { INHERITED_AFTER } else { Duration::ZERO };
         let replay = inheritance.first().map(|_| (from, delay));
         let durable_to = durable_to.or(replay.map(|(from, _)| from));

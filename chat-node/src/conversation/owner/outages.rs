@@ -4,23 +4,61 @@
 //! without what it took last, and write that again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// Counts the writes that met a store that was away. One that is only slow does not count: to write more would make it
+/// An outage between two looks that are no further apart than this would be over before a database has started again.
+const GAP_MAX: Duration = Duration::from_secs(5);
+
+/// Counts the calls that met a store that was away. One that is only slow does not count: to write more would make it
 /// slower.
 #[derive(Debug, Default)]
 pub struct Outages {
     failures: AtomicU64,
     is_away: AtomicBool,
+    presence: Mutex<Option<Presence>>,
+}
+
+/// From when to when every look has found the store there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Presence {
+    since: Duration,
+    last: Duration,
+}
+
+impl Presence {
+    fn goes_on(self, elapsed: Duration) -> bool {
+        elapsed.saturating_sub(self.last) <= GAP_MAX
+    }
 }
 
 impl Outages {
-    /// If it is the same twice, no write has found the store away in between.
+    /// If it is the same twice, no call has found the store away in between.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Acquire)
     }
 
+    /// Whether looks have found the store there for as long as `lag`, up to now.
+    pub(super) fn has_been_there_for(&self, lag: Duration, elapsed: Duration) -> bool {
+        let presence = *self.presence();
+        presence.is_some_and(|presence| {
+            presence.goes_on(elapsed) && elapsed.saturating_sub(presence.since) >= lag
+        })
+    }
+
+    /// A look that was begun at this time has found the store there.
+    pub(in super::super) fn seen(&self, elapsed: Duration) {
+        let mut presence = self.presence();
+        let since = match *presence {
+            Some(before) if before.goes_on(elapsed) => before.since,
+            _ => elapsed,
+        };
+        *presence = Some(Presence { since, last: elapsed });
+    }
+
     /// The store is away.
-    pub(super) fn failed(&self) {
+    pub(in super::super) fn failed(&self) {
+        *self.presence() = None;
         self.failures.fetch_add(1, Ordering::AcqRel);
         if !self.is_away.swap(true, Ordering::AcqRel) {
             tracing::warn!(
@@ -34,5 +72,48 @@ impl Outages {
         if self.is_away.load(Ordering::Relaxed) && self.is_away.swap(false, Ordering::AcqRel) {
             tracing::info!("the store answers again");
         }
+    }
+
+    fn presence(&self) -> MutexGuard<'_, Option<Presence>> {
+        // Assigned as a whole, so a panic leaves it whole.
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAG: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_store_was_there_for_as_long_as_every_look_has_found_it() {
+        let outages = Outages::default();
+        assert!(!outages.has_been_there_for(LAG, at(100)), "nobody has looked");
+        for second in 100..=160 {
+            outages.seen(at(second));
+            assert_eq!(outages.has_been_there_for(LAG, at(second)), second == 160);
+        }
+        assert!(outages.has_been_there_for(LAG, at(165)));
+        assert!(!outages.has_been_there_for(LAG, at(166)), "nobody has looked for a while");
+        outages.seen(at(170));
+        assert!(!outages.has_been_there_for(LAG, at(170)), "it may have been away in between");
+    }
+
+    #[test]
+    fn a_failure_begins_the_time_anew() {
+        let outages = Outages::default();
+        (0..=60).for_each(|second| outages.seen(at(second)));
+        assert!(outages.has_been_there_for(LAG, at(60)));
+        outages.failed();
+        assert!(!outages.has_been_there_for(LAG, at(60)));
+        (61..=120).for_each(|second| outages.seen(at(second)));
+        assert!(!outages.has_been_there_for(LAG, at(120)));
+        outages.seen(at(121));
+        assert!(outages.has_been_there_for(LAG, at(121)));
     }
 }

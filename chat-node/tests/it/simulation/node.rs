@@ -119,6 +119,7 @@ impl Node {
             Owners::new(shared, watermarks.clone(), Arc::new(NoCompanion), tracker.clone());
         assert!(ear.owners.set(owners.clone()).is_ok(), "set once");
         tracker.spawn(owners.clone().announce(CancellationToken::new()));
+        tracker.spawn(owners.clone().watch_store(CancellationToken::new()));
         let router = Arc::new(Router::new(owners.clone(), bus, store, Duration::from_secs(3)));
         let bodies = Arc::new(Bodies(router.clone()));
         tracker.spawn(hub.clone().fetch_bodies(bodies, CancellationToken::new()));

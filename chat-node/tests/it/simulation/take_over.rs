@@ -1,7 +1,7 @@
 //! An owner dies together with a store that acknowledges before it syncs: its heir knows from the log what the store has
 //! lost, before that is written again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chat_broker::Broker;
@@ -10,9 +10,9 @@ use chat_node::conversation::command::Draft;
 use chat_node::conversation::{Action, Command, Conversations, Reply};
 use chat_protocol::api::Sent;
 use chat_protocol::{Body, ClientMessageId, ConversationId, MessageId, Millis, Partition, UserId};
-use chat_store::Store;
 use chat_store::embedded::EmbeddedStore;
 use chat_store::faulty::FaultyStore;
+use chat_store::{Store, Write};
 use uuid::Uuid;
 
 use super::node::Node;
@@ -48,15 +48,24 @@ impl Platform {
 
     /// A node that owns the partition of the group.
     async fn owner(&self, number: u64) -> Node {
+        let node = self.node(number).await;
+        self.take(&node).await;
+        node
+    }
+
+    /// A node that owns nothing yet.
+    async fn node(&self, number: u64) -> Node {
         let used = [self.partition()];
         let (broker, store) = (self.broker.clone(), self.store.clone());
         let wall = Millis::from_2025(WALL_MS + number * 1_000);
-        let node = Node::start(number, broker, store, &self.broker_faults, wall, &used).await;
+        Node::start(number, broker, store, &self.broker_faults, wall, &used).await
+    }
+
+    async fn take(&self, node: &Node) {
         node.owners.take(self.partition());
         while node.owners.local(self.partition()).is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        node
     }
 
     async fn ask(&self, node: &Node, caller: UserId, action: Action) -> Reply {
@@ -159,4 +168,100 @@ async fn what_a_store_has_lost_is_known_to_the_next_owner_and_keeps_its_watermar
     tokio::time::sleep(LAG * 2).await;
     let checkpoint = platform.store.checkpoint(platform.partition()).await.unwrap();
     assert!(checkpoint.sequence > durable_to, "but not for ever");
+}
+
+/// A store that was watched for longer than it may lose what it takes.
+async fn watched(platform: &Platform, ann: UserId) -> (Node, Sent) {
+    let one = platform.owner(1).await;
+    platform
+        .ask(&one, ann, Action::Create { name: Some("notes".to_owned()), members: vec![] })
+        .await;
+    let first = platform.send(&one, ann, 101, false).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(platform.seqs().await, [first.seq]);
+    (one, first)
+}
+
+/// Lets the owner write what it has, and tell so in the log.
+async fn settle(node: &Node) {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    node.owners.look_at_logs();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_there_all_the_time_is_not_written_again() {
+    let ann = UserId(Uuid::from_u128(1));
+    let platform = Platform::new(ann);
+    let (one, first) = watched(&platform, ann).await;
+    let two = platform.node(2).await;
+    tokio::time::sleep(LAG + Duration::from_secs(1)).await;
+    let second = platform.send(&one, ann, 102, false).await;
+    settle(&one).await;
+
+    // What the log would bring back, if it were asked.
+    let written = Arc::new(Mutex::new(0));
+    let counted = written.clone();
+    platform.store_faults.set_refusal(Some(Arc::new(move |write| {
+        *counted.lock().unwrap() += usize::from(matches!(write, Write::Message(_)));
+        false
+    })));
+    platform.broker_faults.cut_off(one.id, true);
+    platform.take(&two).await;
+    assert_eq!(platform.tail(&two, ann).await, 0, "all of it was taken");
+    tokio::time::sleep(LAG * 2).await;
+    assert_eq!(*written.lock().unwrap(), 0);
+    let checkpoint = platform.store.checkpoint(platform.partition()).await.unwrap();
+    let last = platform.broker.last(platform.partition()).await.unwrap().unwrap();
+    assert!(checkpoint.sequence + 30 > last.sequence.0, "the checkpoint follows all the same");
+    let repeated = platform.send(&two, ann, 102, true).await;
+    assert_eq!((repeated.message_id, repeated.seq), (second.message_id, second.seq));
+    assert_eq!(platform.seqs().await, [first.seq, second.seq]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_away_after_a_hand_over_gets_back_what_it_took_before() {
+    for is_dead in [false, true] {
+        let ann = UserId(Uuid::from_u128(1));
+        let platform = Platform::new(ann);
+        let (one, first) = watched(&platform, ann).await;
+        let two = platform.node(2).await;
+        tokio::time::sleep(LAG + Duration::from_secs(1)).await;
+        // It acknowledges what it will not have after its crash.
+        platform.store_faults.set_forgetful(true);
+        let second = platform.send(&one, ann, 102, false).await;
+        settle(&one).await;
+        match is_dead {
+            true => platform.broker_faults.cut_off(one.id, true),
+            false => one.owners.release(platform.partition()),
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        platform.take(&two).await;
+        assert_eq!(platform.tail(&two, ann).await, 0, "it was acknowledged");
+        assert_eq!(platform.seqs().await, [first.seq]);
+        // Nobody writes anything, but the store is looked at.
+        platform.store_faults.set_away(true);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        platform.store_faults.heal();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(platform.seqs().await, [first.seq, second.seq], "dead: {is_dead}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_has_not_watched_the_store_for_long_reads_from_the_checkpoint() {
+    let ann = UserId(Uuid::from_u128(1));
+    let platform = Platform::new(ann);
+    let (one, first) = watched(&platform, ann).await;
+    tokio::time::sleep(LAG * 2).await;
+    platform.store_faults.set_forgetful(true);
+    let second = platform.send(&one, ann, 102, false).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // The owner and the store crash together, and nobody sees it.
+    platform.broker_faults.cut_off(one.id, true);
+    platform.store_faults.heal();
+    let two = platform.owner(2).await;
+    assert!(platform.tail(&two, ann).await > 0);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(platform.seqs().await, [first.seq, second.seq]);
 }
