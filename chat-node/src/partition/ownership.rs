@@ -64,9 +64,14 @@ impl Tip {
         self.is_written
     }
 
-    /// Its owner said that the store has taken everything up to here. It may have lost that since.
+    /// Owners have said that the store has taken everything up to here. It may have lost that since.
     pub fn written_to(&self) -> Sequence {
-        self.written_to
+        if self.is_written { self.sequence } else { self.written_to }
+    }
+
+    /// The same record, but nothing of what was said of the store is believed.
+    pub fn doubting_store(self) -> Tip {
+        Tip { is_written: false, written_to: Sequence(0), ..self }
     }
 
     /// Nobody has ever owned this partition.
@@ -131,6 +136,8 @@ pub struct Ownership {
     /// The last of this owner's records that is fully in the store, of those that carry ids; the opening record to begin
     /// with.
     written_to: Sequence,
+    /// What owners before have said that the store has taken.
+    written_before: Sequence,
     /// The lowest id of an owner before that may not be in the store.
     inherited: Option<MessageId>,
     /// The store may lack what it took.
@@ -158,6 +165,7 @@ impl Ownership {
             unwritten: VecDeque::new(),
             unwritten_records: VecDeque::new(),
             written_to: Sequence(0),
+            written_before: tip.written_to(),
             inherited: None,
             is_store_doubted: false,
         };
@@ -318,15 +326,17 @@ impl Ownership {
         }
     }
 
-    /// The store has taken everything up to here, as far as this owner knows. 0: it does not know.
+    /// The store has taken everything up to here, as far as this owner and those before know.
     fn written_to(&self) -> Sequence {
-        let is_known = matches!(self.phase, Phase::Open | Phase::Closing);
-        if !is_known || self.inherited.is_some() || self.is_store_doubted {
-            return Sequence(0);
-        }
-        match self.unwritten_records.is_empty() {
-            true => self.expected,
-            false => self.written_to,
+        let is_learning = matches!(self.phase, Phase::Opening | Phase::Learning);
+        if self.is_store_doubted {
+            Sequence(0)
+        } else if is_learning || self.inherited.is_some() {
+            self.written_before
+        } else if self.unwritten_records.is_empty() {
+            self.expected
+        } else {
+            self.written_to
         }
     }
 

@@ -399,6 +399,32 @@ fn every_record_tells_what_the_store_has_taken() {
 }
 
 #[test]
+fn an_opening_record_passes_on_what_was_said_of_the_store() {
+    let now = Millis::from_2025(1_000);
+    let lease = Lease { node: NodeId(Uuid::nil()), start: 1 };
+    let said = |ownership: &Ownership| {
+        Record::from_bytes(&ownership.append().unwrap().payload).unwrap().written_to
+    };
+    let record = Record { kind: RecordKind::Tick as i32, written_to: 40, ..Record::default() };
+    let closing = Record { kind: RecordKind::Closing as i32, is_written: true, ..record.clone() };
+    for (record, passed_on) in [(record, 40), (closing, 50)] {
+        let tip = Tip::of_record(Sequence(50), &record);
+        let mut ownership = Ownership::open(PARTITION, lease, tip, now);
+        assert_eq!(said(&ownership), passed_on);
+        ownership.accepted(Sequence(51));
+        ownership.learnt(Some(MessageId(1)));
+        ownership.tick(now);
+        assert_eq!(said(&ownership), passed_on, "what is behind that is not written");
+        ownership.accepted(Sequence(52));
+        ownership.inherited_written();
+        ownership.tick(now);
+        assert_eq!(said(&ownership), 52);
+        let doubting = Ownership::open(PARTITION, lease, tip.doubting_store(), now);
+        assert_eq!(said(&doubting), 0);
+    }
+}
+
+#[test]
 fn what_owners_before_have_committed_keeps_watermarks_below_it_until_it_is_written() {
     let now = Millis::from_2025(1_000);
     let lease = Lease { node: NodeId(Uuid::nil()), start: 1 };

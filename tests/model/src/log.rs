@@ -27,6 +27,7 @@ pub enum Rule {
     ClosingCountsFloor,
     SilentAfterClosing,
     ClosingTellsUnwritten,
+    RecordTellsUnwritten,
     WatermarkBinds,
     PendingHoldsWatermark,
     UnwrittenHoldsWatermark,
@@ -93,6 +94,8 @@ pub struct Record {
     pub entries: [Option<Entry>; BATCH],
     /// In a closing record: the next owner finds everything in the store, and replays nothing.
     pub is_written: bool,
+    /// The next owner finds everything in the store up to this sequence. 0: nothing is said.
+    pub written_to: u8,
 }
 
 impl Record {
@@ -294,7 +297,21 @@ impl LogModel {
             reserved_until,
             entries: [None; BATCH],
             is_written: false,
+            written_to: 0,
         }
+    }
+
+    /// The append under way says what of the log its owner knows to be in the store.
+    fn tell_written(&self, s: &mut State, node: u8, partition: u8) -> Option<()> {
+        let owner = s.owners[node as usize][partition as usize].as_mut()?;
+        let records = &s.log[partition as usize][..owner.expected as usize];
+        let unwritten = owner.unwritten;
+        let is_written = |record: &&Record| record.entries().all(|e| unwritten & bit(e.id) == 0);
+        owner.pending.as_mut()?.written_to = match self.on(Rule::RecordTellsUnwritten) {
+            true => records.iter().take_while(is_written).count() as u8,
+            false => owner.expected,
+        };
+        Some(())
     }
 
     /// Reads the last of the first `read` records and prepares an opening record on it.
@@ -334,7 +351,11 @@ impl LogModel {
             waiting: 0,
             pending: None,
         };
-        let opening = self.record(node, &owner, Kind::Opening, now);
+        let mut opening = self.record(node, &owner, Kind::Opening, now);
+        // It passes on what was said of the store.
+        if visible {
+            opening.written_to = if last.is_written { read } else { last.written_to };
+        }
         if self.on(Rule::OpeningRecord) {
             owner.pending = Some(opening);
         } else {
@@ -349,11 +370,15 @@ impl LogModel {
     fn load(&self, s: &State, p: usize, length: usize, owner: &mut Owner) {
         let records = &s.log[p][..length];
         let is_written = records.last().is_some_and(|r| r.kind == Kind::Closing && r.is_written);
-        for entry in records.iter().flat_map(Record::entries) {
-            if is_written && s.stored & bit(entry.id) == 0 {
+        let written_to = records.last().map_or(0, |r| r.written_to as usize);
+        let entries = records.iter().enumerate().flat_map(|(index, record)| {
+            record.entries().map(move |entry| (index < written_to, entry))
+        });
+        for (is_behind, entry) in entries {
+            let is_stored = s.stored & bit(entry.id) != 0;
+            if (is_written || is_behind) && !is_stored {
                 continue;
             }
-            let is_stored = s.stored & bit(entry.id) != 0;
             if is_stored || self.on(Rule::InheritedTellsSeq) {
                 owner.seq = owner.seq.max(entry.seq);
             }
@@ -548,6 +573,7 @@ impl Model for LogModel {
                 reserved_until: last_id_of(1),
                 entries: [None; BATCH],
                 is_written: false,
+                written_to: 0,
             };
             log[p].push(opening);
             owners[p][p] = Some(Owner {
@@ -658,6 +684,7 @@ impl Model for LogModel {
                 if !self.on(Rule::ReservationAccepted) {
                     owner.reserved = owner.reserved.max(record.reserved_until);
                 }
+                self.tell_written(&mut s, node, partition)?;
             }
             Step::Tick { node, partition, now } => {
                 s.left.ticks -= 1;
@@ -667,6 +694,7 @@ impl Model for LogModel {
                 if !self.on(Rule::ReservationAccepted) {
                     owner.reserved = owner.reserved.max(record.reserved_until);
                 }
+                self.tell_written(&mut s, node, partition)?;
             }
             Step::Close { node, partition } => {
                 s.left.closings -= 1;
@@ -679,6 +707,7 @@ impl Model for LogModel {
                 record.reserved_until = last_id.max(used).max(floor);
                 record.is_written = owner.unwritten == 0 || !self.on(Rule::ClosingTellsUnwritten);
                 owner.pending = Some(record);
+                self.tell_written(&mut s, node, partition)?;
             }
             Step::Land { node, partition } => {
                 let record = s.owners[node as usize][partition as usize].as_ref()?.pending?;

@@ -54,6 +54,7 @@ pub fn one_off() -> Vec<LogModel> {
         (ClosingCountsFloor, log([0, 2, 1, 0, 1, 0, 0], [1, 0], 2)),
         (SilentAfterClosing, log([0, 1, 1, 0, 1, 0, 0], [1, 0], 2)),
         (ClosingTellsUnwritten, log([0, 1, 1, 0, 1, 0, 0], [1, 0], 2)),
+        (RecordTellsUnwritten, log([0, 1, 0, 1, 1, 0, 0], [1, 0], 2)),
         (WatermarkBinds, log([0, 0, 0, 0, 1, 0, 0], [1, 0], 2)),
         (PendingHoldsWatermark, log([0, 0, 0, 0, 1, 0, 0], [1, 0], 2)),
         (UnwrittenHoldsWatermark, log([0, 0, 0, 0, 1, 0, 0], [1, 0], 2)),

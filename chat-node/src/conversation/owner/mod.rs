@@ -95,7 +95,7 @@ impl Shared {
         let began = self.clock.elapsed();
         match self.store.checkpoint(partition).await {
             Ok(_) => self.outages.seen(began),
-            Err(chat_store::Error::Away(_)) => self.outages.failed(),
+            Err(chat_store::Error::Away(_)) => self.outages.failed(self.clock.elapsed()),
             Err(error) => tracing::debug!(%partition, %error, "a look at the store had no answer"),
         }
     }
@@ -105,11 +105,16 @@ impl Shared {
         self.outages.has_been_there_for(self.store.durability_lag(), self.clock.elapsed())
     }
 
+    /// Whether the store may have been away since it took what it may still lose.
+    fn has_store_failed(&self) -> bool {
+        self.outages.has_failed_within(self.store.durability_lag(), self.clock.elapsed())
+    }
+
     /// A write failed, and is tried again.
     fn store_failed(&self, error: &chat_store::Error) {
         self.metrics.write_retries.inc();
         if matches!(error, chat_store::Error::Away(_)) {
-            self.outages.failed();
+            self.outages.failed(self.clock.elapsed());
         }
     }
 }
@@ -243,7 +248,7 @@ pub struct Owner {
     inheritance: Option<Kept>,
     /// What the store may have lost, or may lose soon, is being written again.
     replaying: Option<BoxFuture<'static, ()>>,
-    /// That is so because the store was away.
+    /// That is so because the store was away, as this node has seen.
     is_recovering: bool,
     /// Failures of the store that were followed by a replay.
     failures_seen: u64,
@@ -280,7 +285,7 @@ impl Owner {
             inheritance: inherited.kept,
             writing: Writing::new(opened.sequence, opened.past.durable_to, elapsed),
             replaying: None,
-            is_recovering: false,
+            is_recovering: opened.past.is_doubted,
             failures_seen,
             duplicates: Duplicates::new(elapsed, opened.unused),
             rooms: RoomBatches::new(shared.room_window),

@@ -112,7 +112,11 @@ async fn attempt(
         Some((sequence, record)) => Tip::of_record(*sequence, record),
         None => Tip::of_empty(&checkpoint),
     };
-    let mut ownership = Ownership::open(partition, shared.lease, tip, shared.clock.now());
+    let tip = if is_trusted { tip } else { tip.doubting_store() };
+    // The opening record passes on what was said of the store, unless this node knows better.
+    let has_failed = shared.has_store_failed();
+    let passed_on = if has_failed { tip.doubting_store() } else { tip };
+    let mut ownership = Ownership::open(partition, shared.lease, passed_on, shared.clock.now());
     let Some(append) = ownership.append().cloned() else { return Ok(Attempt::Lost) };
     match settle(&*shared.broker, partition, &append).await {
         Settled::Accepted(sequence) => ownership.accepted(sequence),
@@ -126,7 +130,7 @@ async fn attempt(
     let past = match tip.is_unused() {
         true => Past::none(shared, sequence),
         false => {
-            let before = Before { tip, last_sequence, checkpoint, is_trusted };
+            let before = Before { tip, last_sequence, checkpoint, has_failed };
             Past::find_out(shared, partition, &ownership, before).await
         }
     };
@@ -143,8 +147,8 @@ struct Before {
     tip: Tip,
     last_sequence: Sequence,
     checkpoint: Checkpoint,
-    /// What a closing record says of the store holds.
-    is_trusted: bool,
+    /// The store was away within the time for which it may lose what it takes.
+    has_failed: bool,
 }
 
 /// What of the log before the opening record may not be in the store, or not for ever.
@@ -155,13 +159,15 @@ pub(super) struct Past {
     pub(super) inheritance: Inheritance,
     /// Behind this the log is to be written again, after a while.
     pub(super) replay: Option<(Sequence, Duration)>,
+    /// Until then nobody is to be told that the store has anything.
+    pub(super) is_doubted: bool,
 }
 
 impl Past {
     /// There is nothing before the opening record.
     fn none(shared: &Arc<Shared>, opened_at: Sequence) -> Past {
         let durable_to = Some(opened_at).filter(|_| trails(shared));
-        Past { durable_to, inheritance: Inheritance::none(shared), replay: None }
+        Past { durable_to, inheritance: Inheritance::none(shared), replay: None, is_doubted: false }
     }
 
     async fn find_out(
@@ -170,7 +176,7 @@ impl Past {
         ownership: &Ownership,
         before: Before,
     ) -> Past {
-        let Before { tip, last_sequence, checkpoint, is_trusted } = before;
+        let Before { tip, last_sequence, checkpoint, has_failed } = before;
         let trails = trails(shared);
         // A checkpoint ahead of the log speaks of a log that is lost: nothing of this one is known to be in the store.
         let is_of_this_log = Sequence(checkpoint.sequence) <= last_sequence;
@@ -180,13 +186,14 @@ impl Past {
         let is_restored = written_to == Sequence(0);
         let durable_to = Some(written_to).filter(|_| trails);
         // What the last record says of the store holds for one that has not been away since it may have lost anything.
-        let was_there = is_trusted && !is_restored && shared.was_store_there();
+        let was_there = !is_restored && shared.was_store_there();
         // Nobody has to wait for what only a crash of the store could undo. If it has one from now on, everything behind the
         // checkpoint is written again.
-        if is_trusted && !is_restored && tip.is_written() {
+        if !is_restored && tip.is_written() {
             let replay =
                 durable_to.filter(|_| !was_there).map(|from| (from, again_after(partition)));
-            return Past { durable_to, inheritance: Inheritance::none(shared), replay };
+            let is_doubted = has_failed && replay.is_some();
+            return Past { durable_to, inheritance: Inheritance::none(shared), replay, is_doubted };
         }
         // From here on the partition is this owner's: a broker or store that is away delays it, and is no reason to open it
         // once more.
@@ -197,7 +204,7 @@ impl Past {
         let delay = if trails { INHERITED_AFTER } else { Duration::ZERO };
         let replay = inheritance.first().map(|_| (from, delay));
         let durable_to = durable_to.or(replay.map(|(from, _)| from));
-        Past { durable_to, inheritance, replay }
+        Past { durable_to, inheritance, replay, is_doubted: has_failed && replay.is_some() }
     }
 }
 

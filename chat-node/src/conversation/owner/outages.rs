@@ -16,7 +16,14 @@ const GAP_MAX: Duration = Duration::from_secs(5);
 pub struct Outages {
     failures: AtomicU64,
     is_away: AtomicBool,
-    presence: Mutex<Option<Presence>>,
+    looks: Mutex<Looks>,
+}
+
+/// What looks at the store have found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looks {
+    presence: Option<Presence>,
+    failed_at: Option<Duration>,
 }
 
 /// From when to when every look has found the store there.
@@ -40,25 +47,31 @@ impl Outages {
 
     /// Whether looks have found the store there for as long as `lag`, up to now.
     pub(super) fn has_been_there_for(&self, lag: Duration, elapsed: Duration) -> bool {
-        let presence = *self.presence();
+        let presence = self.looks().presence;
         presence.is_some_and(|presence| {
             presence.goes_on(elapsed) && elapsed.saturating_sub(presence.since) >= lag
         })
     }
 
+    /// Whether a call has found the store away within the last `lag`.
+    pub(super) fn has_failed_within(&self, lag: Duration, elapsed: Duration) -> bool {
+        let failed_at = self.looks().failed_at;
+        failed_at.is_some_and(|at| elapsed.saturating_sub(at) <= lag)
+    }
+
     /// A look that was begun at this time has found the store there.
     pub(in super::super) fn seen(&self, elapsed: Duration) {
-        let mut presence = self.presence();
-        let since = match *presence {
+        let mut looks = self.looks();
+        let since = match looks.presence {
             Some(before) if before.goes_on(elapsed) => before.since,
             _ => elapsed,
         };
-        *presence = Some(Presence { since, last: elapsed });
+        looks.presence = Some(Presence { since, last: elapsed });
     }
 
     /// The store is away.
-    pub(in super::super) fn failed(&self) {
-        *self.presence() = None;
+    pub(in super::super) fn failed(&self, elapsed: Duration) {
+        *self.looks() = Looks { presence: None, failed_at: Some(elapsed) };
         self.failures.fetch_add(1, Ordering::AcqRel);
         if !self.is_away.swap(true, Ordering::AcqRel) {
             tracing::warn!(
@@ -74,9 +87,9 @@ impl Outages {
         }
     }
 
-    fn presence(&self) -> MutexGuard<'_, Option<Presence>> {
-        // Assigned as a whole, so a panic leaves it whole.
-        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        // Nothing panics between two assignments, so a panic elsewhere leaves it whole.
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,10 +122,14 @@ mod tests {
         let outages = Outages::default();
         (0..=60).for_each(|second| outages.seen(at(second)));
         assert!(outages.has_been_there_for(LAG, at(60)));
-        outages.failed();
+        assert!(!outages.has_failed_within(LAG, at(60)));
+        outages.failed(at(60));
         assert!(!outages.has_been_there_for(LAG, at(60)));
         (61..=120).for_each(|second| outages.seen(at(second)));
         assert!(!outages.has_been_there_for(LAG, at(120)));
+        assert!(
+            outages.has_failed_within(LAG, at(120)) && !outages.has_failed_within(LAG, at(121))
+        );
         outages.seen(at(121));
         assert!(outages.has_been_there_for(LAG, at(121)));
     }
