@@ -5,6 +5,7 @@ pub mod decide;
 pub mod metrics;
 pub mod owner;
 pub mod owners;
+mod patience;
 mod read;
 pub mod router;
 pub mod rows;

@@ -11,21 +11,20 @@ use chat_protocol::error::{Code, Refusal};
 use chat_protocol::message::{Conversation, Message};
 use chat_protocol::{ConversationId, MessageId, Partition, UserId};
 use chat_store::Store;
-use tokio::time::Instant;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
 
 use super::command::{Action, Command, Conversations, Reply};
 use super::owner::moved;
 use super::owners::{KIND_COMMAND, KIND_COMPANION, KIND_MESSAGE, Owners};
+use super::patience::Patience;
 use super::read::{Reader, Wanted};
 use crate::delivery::Place;
 
 /// How long a command is held while its partition changes owners.
 const HOLD: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// An owner that does not answer for this long may be gone, and a message is sent again: wherever its partition is by
-/// then, it is committed once. Each attempt waits twice as long as the one before, so that a slow owner is not flooded.
-const FIRST_ATTEMPT: Duration = Duration::from_millis(200);
 
 /// How long history waits for the owner's tail.
 const TAIL_DEADLINE: Duration = Duration::from_millis(500);
@@ -36,6 +35,7 @@ pub struct Router {
     bus: Arc<dyn Bus>,
     reader: Reader,
     deadline: Duration,
+    patience: Patience,
 }
 
 impl Router {
@@ -46,7 +46,8 @@ impl Router {
         store: Arc<dyn Store>,
         deadline: Duration,
     ) -> Router {
-        Router { owners, bus, reader: Reader::new(store), deadline }
+        let (reader, patience) = (Reader::new(store), Patience::default());
+        Router { owners, bus, reader, deadline, patience }
     }
 
     /// Whether this node owns a partition.
@@ -69,7 +70,6 @@ impl Router {
     async fn ask(&self, mut command: Command, deadline: Duration) -> Result<Reply, Refusal> {
         let started = Instant::now();
         let until = started + deadline;
-        let mut attempt = FIRST_ATTEMPT;
         loop {
             let answer = match self.owners.submit(command.clone()) {
                 // The first poll puts the command into the owner's queue: a caller's commands keep their order.
@@ -78,7 +78,7 @@ impl Router {
                     Ok(Err(_)) => Err(moved()),
                     Err(_) => return Err(no_answer()),
                 },
-                None => self.ask_elsewhere(&command, until, attempt).await?,
+                None => self.ask_elsewhere(&mut command, until).await?,
             };
             let is_held = match &answer {
                 Err(refusal) if refusal.code == Code::Moved => {
@@ -93,40 +93,63 @@ impl Router {
             if !is_held {
                 return answer;
             }
-            if matches!(&answer, Err(refusal) if refusal.code == Code::DeadlineExceeded) {
-                attempt = attempt.saturating_mul(2);
-            }
-            // What was refused or not answered here may have been committed there.
-            if let Action::Send(draft) = &mut command.action {
-                draft.retry = true;
-            }
+            note_repetition(&mut command);
             tokio::time::sleep(PAUSE).await;
         }
     }
 
+    /// Asks the node that owns the conversation's partition. An owner that does not answer for a while may be gone, and then
+    /// a message is sent again: wherever its partition is by then, it is committed once, and whichever answer comes first
+    /// counts. Each wait is twice as long as the one before, so that a slow owner is not flooded.
     async fn ask_elsewhere(
         &self,
-        command: &Command,
+        command: &mut Command,
         until: Instant,
-        attempt: Duration,
     ) -> Result<Result<Reply, Refusal>, Refusal> {
-        let mut payload = vec![KIND_COMMAND];
-        if let Err(error) = serde_json::to_writer(&mut payload, command) {
-            tracing::error!(%error, "a command cannot be written");
-            return Err(Refusal::new(
-                Code::Internal,
-                "The server could not pass this on. It was logged.",
-            ));
+        let partition = command.conversation_id.partition();
+        let is_repeatable = matches!(command.action, Action::Send(_));
+        let began = Instant::now();
+        let mut patience = self.patience.now();
+        let mut again_at = began + patience;
+        let mut asked = FuturesUnordered::new();
+        asked.push(self.request(partition, question(command)?, until));
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = asked.next() => {
+                    let code = answer.as_ref().err().map(|refusal| refusal.code);
+                    let is_final = !matches!(code, Some(Code::Moved | Code::DeadlineExceeded));
+                    if is_final && is_repeatable {
+                        self.patience.answered(began.elapsed());
+                    }
+                    if is_final || asked.is_empty() {
+                        return Ok(answer);
+                    }
+                }
+                () = sleep_until(again_at), if is_repeatable && again_at < until => {
+                    if self.is_local(partition) {
+                        return Ok(Err(no_answer()));
+                    }
+                    note_repetition(command);
+                    asked.push(self.request(partition, question(command)?, until));
+                    patience = patience.saturating_mul(2);
+                    again_at += patience;
+                }
+            }
         }
-        let subject = Subject::Partition(command.conversation_id.partition());
-        let mut remaining = until.saturating_duration_since(Instant::now());
-        if matches!(command.action, Action::Send(_)) {
-            remaining = remaining.min(attempt);
-        }
-        match self.bus.request(subject, payload.into(), remaining).await {
-            Ok(answer) => Ok(serde_json::from_slice(&answer).unwrap_or_else(|_| Err(moved()))),
-            Err(RequestError::NoResponder) => Ok(Err(moved())),
-            Err(RequestError::Deadline | RequestError::Unavailable(_)) => Ok(Err(no_answer())),
+    }
+
+    async fn request(
+        &self,
+        partition: Partition,
+        question: Bytes,
+        until: Instant,
+    ) -> Result<Reply, Refusal> {
+        let left = until.saturating_duration_since(Instant::now());
+        match self.bus.request(Subject::Partition(partition), question, left).await {
+            Ok(answer) => serde_json::from_slice(&answer).unwrap_or_else(|_| Err(moved())),
+            Err(RequestError::NoResponder) => Err(moved()),
+            Err(RequestError::Deadline | RequestError::Unavailable(_)) => Err(no_answer()),
         }
     }
 
@@ -155,6 +178,25 @@ impl Router {
             None => self.reader.message(place, None).await.ok().flatten(),
             found => found,
         }
+    }
+}
+
+fn question(command: &Command) -> Result<Bytes, Refusal> {
+    let mut payload = vec![KIND_COMMAND];
+    match serde_json::to_writer(&mut payload, command) {
+        Ok(()) => Ok(payload.into()),
+        Err(error) => {
+            tracing::error!(%error, "a command cannot be written");
+            let detail = "The server could not pass this on. It was logged.";
+            Err(Refusal::new(Code::Internal, detail))
+        }
+    }
+}
+
+/// What was refused or not answered in one place may have been committed there.
+fn note_repetition(command: &mut Command) {
+    if let Action::Send(draft) = &mut command.action {
+        draft.retry = true;
     }
 }
 

@@ -25,6 +25,8 @@ const USERS: usize = 1_000;
 /// A stamp's number is the sender and its count.
 const COUNT_BITS: u32 = 20;
 const FIXED_PER_SECOND: f64 = 1_000.0;
+/// A rate at which deliveries come later than this is not one that a server keeps up with.
+const DELIVERED_P99_MAX_MS: f64 = 1_000.0;
 
 /// What all users share.
 struct Table {
@@ -266,60 +268,72 @@ async fn highest(
     table: &Table,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let mut best = Best::default();
+    let mut steps: Vec<Step> = Vec::new();
     for window in [1, 2, 4, 8] {
-        begin(table);
-        let clock = table.shared.clock;
-        let (start_ns, own_cpu) = (clock.now_ns(), own_cpu_seconds());
-        let cpu = server.cpu_split().context("the server's CPU time cannot be read")?;
-        table.refill.set(true);
-        for user in users {
-            (0..window).for_each(|_| user.queue(clock.now_ns()));
-            user.link.flush();
-        }
-        sleep(Duration::from_secs_f64(options.seconds(8.0, 3.0))).await;
-        table.refill.set(false);
-        let elapsed = (clock.now_ns() - start_ns) as f64 / 1e9;
-        let acked = table.tally.borrow().acked as f64;
-        let cpu = used(&cpu, &server.cpu_split().context("the server has gone")?);
-        let share = (own_cpu_seconds() - own_cpu) / elapsed;
-        settle(users, table).await?;
-        let tally = table.tally.borrow();
-        let (rate, p99) = (acked / elapsed, tally.delivery_latency.milliseconds(0.99));
-        eprintln!(
-            "{window} under way each: {rate:.0} acknowledged/s, p99 delivered {p99:.1} ms, generator {:.0} %",
-            share * 100.0
-        );
-        // The first step is told whatever it was.
-        if best.window > 0 && (p99 >= 1_000.0 || rate < best.rate * 1.03) {
+        let step = step(options, server, users, table, window).await?;
+        let grows = steps.iter().all(|before| step.rate > before.rate * 1.03);
+        steps.push(step);
+        if !grows {
             break;
         }
-        let ack_p99 = tally.ack_latency.milliseconds(0.99);
-        best = Best { rate, p99, ack_p99, acked, cpu, share, window };
     }
+    let fastest = |steps: &mut dyn Iterator<Item = &Step>| {
+        steps.max_by(|one, other| one.rate.total_cmp(&other.rate)).map(Step::clone)
+    };
+    // The first step is told whatever it was.
+    let in_time = |step: &&Step| step.window == 1 || step.p99 < DELIVERED_P99_MAX_MS;
+    let best = fastest(&mut steps.iter().filter(in_time)).context("one step at least")?;
+    let most = fastest(&mut steps.iter()).context("one step at least")?;
     report.add("highest acknowledged messages/s", best.rate, "1/s", Mark::AtLeast(20_000.0));
     report.figure("delivered there, p99", best.p99, "ms");
     report.figure("acknowledged there, p99", best.ack_p99, "ms");
-    let per_million = |seconds: f64| seconds / best.acked * 1e6;
-    let all = best.cpu.iter().map(|(_, seconds)| seconds).sum();
-    report.figure("CPU per million messages there", per_million(all), "s");
-    if best.cpu.len() > 1 {
-        for (name, seconds) in &best.cpu {
-            report.figure(
-                &format!("CPU per million messages there: {name}"),
-                per_million(*seconds),
-                "s",
-            );
-        }
-    }
+    best.report_cpu("there", report);
     report.figure("generator's share of its core there", best.share, "cores");
     report.figure("messages under way per user there", f64::from(best.window), "");
+    report.figure("most acknowledged messages/s, however late", most.rate, "1/s");
+    report.figure("delivered at the most, p99", most.p99, "ms");
+    most.report_cpu("at the most", report);
+    report.figure("messages under way per user at the most", f64::from(most.window), "");
     Ok(())
 }
 
-/// The step with the most acknowledgements.
-#[derive(Default)]
-struct Best {
+/// So many messages under way for each user, all the time.
+async fn step(
+    options: &Options,
+    server: &Server,
+    users: &[Rc<User>],
+    table: &Table,
+    window: u32,
+) -> anyhow::Result<Step> {
+    begin(table);
+    let clock = table.shared.clock;
+    let (start_ns, own_cpu) = (clock.now_ns(), own_cpu_seconds());
+    let cpu = server.cpu_split().context("the server's CPU time cannot be read")?;
+    table.refill.set(true);
+    for user in users {
+        (0..window).for_each(|_| user.queue(clock.now_ns()));
+        user.link.flush();
+    }
+    sleep(Duration::from_secs_f64(options.seconds(8.0, 3.0))).await;
+    table.refill.set(false);
+    let elapsed = (clock.now_ns() - start_ns) as f64 / 1e9;
+    let acked = table.tally.borrow().acked as f64;
+    let cpu = used(&cpu, &server.cpu_split().context("the server has gone")?);
+    let share = (own_cpu_seconds() - own_cpu) / elapsed;
+    settle(users, table).await?;
+    let tally = table.tally.borrow();
+    let (rate, p99) = (acked / elapsed, tally.delivery_latency.milliseconds(0.99));
+    eprintln!(
+        "{window} under way each: {rate:.0} acknowledged/s, p99 delivered {p99:.1} ms, generator {:.0} %",
+        share * 100.0
+    );
+    let ack_p99 = tally.ack_latency.milliseconds(0.99);
+    Ok(Step { rate, p99, ack_p99, acked, cpu, share, window })
+}
+
+/// What came of one step.
+#[derive(Clone)]
+struct Step {
     rate: f64,
     p99: f64,
     ack_p99: f64,
@@ -327,6 +341,20 @@ struct Best {
     cpu: Vec<(String, f64)>,
     share: f64,
     window: u32,
+}
+
+impl Step {
+    fn report_cpu(&self, place: &str, report: &mut Report) {
+        let per_million = |seconds: f64| seconds / self.acked * 1e6;
+        let all = self.cpu.iter().map(|(_, seconds)| seconds).sum();
+        report.figure(&format!("CPU per million messages {place}"), per_million(all), "s");
+        if self.cpu.len() > 1 {
+            for (name, seconds) in &self.cpu {
+                let figure = format!("CPU per million messages {place}: {name}");
+                report.figure(&figure, per_million(*seconds), "s");
+            }
+        }
+    }
 }
 
 /// What each process used between two looks.

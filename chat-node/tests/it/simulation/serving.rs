@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use chat_broker::Broker;
 use chat_broker::embedded::EmbeddedBroker;
-use chat_broker::faulty::{Faults, Rates};
-use chat_node::conversation::{Action, Command, Conversations};
+use chat_broker::faulty::{Faults, Rates, Settings};
+use chat_node::conversation::command::Draft;
+use chat_node::conversation::{Action, Command, Conversations, Reply};
 use chat_protocol::error::Refusal;
-use chat_protocol::{Code, ConversationId, Millis, Partition, UserId};
+use chat_protocol::{Body, ClientMessageId, Code, ConversationId, Millis, Partition, UserId};
 use chat_store::embedded::EmbeddedStore;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::node::Node;
@@ -54,6 +56,10 @@ impl Trio {
             name: Some("both".to_owned()),
             members: vec![UserId(Uuid::from_u128(2))],
         };
+        self.command(node, action).await.map(drop)
+    }
+
+    async fn command(&self, node: usize, action: Action) -> Result<Reply, Refusal> {
         let command = Command {
             conversation_id: self.group,
             caller: self.creator,
@@ -61,7 +67,7 @@ impl Trio {
             received_at: self.nodes[node].clock.now(),
             action,
         };
-        self.nodes[node].router.command(command).await.map(drop)
+        self.nodes[node].router.command(command).await
     }
 }
 
@@ -89,4 +95,29 @@ async fn an_owner_before_that_serves_late_does_not_take_the_place_of_the_next() 
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(trio.nodes[0].owners.local(trio.partition()).is_some());
     assert_eq!(trio.ask(2).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_counts_although_the_owner_was_asked_again_meanwhile() {
+    let trio = Trio::start().await;
+    trio.own(0).await;
+    assert_eq!(trio.ask(0).await, Ok(()));
+    let delay_max = Duration::from_millis(1_500);
+    let rates = Rates { request_delay: 1.0, ..Rates::default() };
+    trio.faults.set(Settings { rates, delay_max, ..Settings::default() });
+    for number in 0..20 {
+        let draft = Draft {
+            client_message_id: ClientMessageId(Uuid::from_u128(number)),
+            retry: false,
+            kind: "text".to_owned(),
+            body: Body::text("hello"),
+            reply_to: None,
+            mentions: vec![],
+        };
+        let began = Instant::now();
+        let sent = trio.command(1, Action::Send(draft)).await;
+        assert!(matches!(sent, Ok(Reply::Sent(_))), "{sent:?}");
+        let taken = began.elapsed();
+        assert!(taken <= delay_max + Duration::from_millis(50), "{taken:?}");
+    }
 }

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// What the platform's acknowledged sends should reach of a bare client's publications, per second of JetStream's CPU.
 const RAW_SHARE_MARK: f64 = 0.5;
-const PER_MILLION: &str = "CPU per million messages there: nats";
+/// The bare client takes as long as it takes, so it is held against the platform's highest rate of that kind.
+const PLATFORM_SECONDS: (&str, &str) = ("pairs", "CPU per million messages at the most: nats");
+const RAW_SECONDS: (&str, &str) = ("raw", "CPU per million messages there: nats");
 
 /// One figure.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -65,17 +67,18 @@ impl Figures {
     }
 
     /// The sum of what the NATS servers used for a million messages, in seconds.
-    fn nats_seconds(&self, scenario: &str) -> Option<f64> {
-        let of = |record: &&Record| {
-            record.scenario == scenario && record.figure.starts_with(PER_MILLION)
-        };
+    fn nats_seconds(&self, (scenario, figure): (&str, &str)) -> Option<f64> {
+        let of =
+            |record: &&Record| record.scenario == scenario && record.figure.starts_with(figure);
         let seconds: f64 = self.0.iter().filter(of).map(|record| record.value).sum();
         (seconds > 0.0).then_some(seconds)
     }
 
     /// Holds the platform against the bare client, if both were measured.
     pub(crate) fn compare_with_raw(&mut self) {
-        let Some((platform, raw)) = self.nats_seconds("pairs").zip(self.nats_seconds("raw")) else {
+        let Some((platform, raw)) =
+            self.nats_seconds(PLATFORM_SECONDS).zip(self.nats_seconds(RAW_SECONDS))
+        else {
             return;
         };
         let share = raw / platform;
@@ -91,9 +94,9 @@ mod tests {
     #[test]
     fn servers_that_use_twice_as_much_for_a_message_as_for_a_bare_one_are_just_on_the_mark() {
         let mut figures = Figures::default();
-        figures.add("pairs", "CPU per million messages there: nats-1", 30.0, "s");
-        figures.add("pairs", "CPU per million messages there: nats-2", 10.0, "s");
-        figures.add("pairs", "CPU per million messages there: node-1", 99.0, "s");
+        figures.add("pairs", "CPU per million messages at the most: nats-1", 30.0, "s");
+        figures.add("pairs", "CPU per million messages at the most: nats-2", 10.0, "s");
+        figures.add("pairs", "CPU per million messages at the most: node-1", 99.0, "s");
         figures.compare_with_raw();
         assert_eq!(figures.records().len(), 3, "nothing to compare with");
         figures.add("raw", "CPU per million messages there: nats-1", 20.0, "s");
