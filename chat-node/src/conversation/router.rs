@@ -67,7 +67,7 @@ impl Router {
         self.bus.request(Subject::Partition(partition), tagged.into(), deadline).await
     }
 
-    async fn ask(&self, mut command: Command, deadline: Duration) -> Result<Reply, Refusal> {
+    async fn ask(&self, command: Command, deadline: Duration) -> Result<Reply, Refusal> {
         let started = Instant::now();
         let until = started + deadline;
         loop {
@@ -78,7 +78,7 @@ impl Router {
                     Ok(Err(_)) => Err(moved()),
                     Err(_) => return Err(no_answer()),
                 },
-                None => self.ask_elsewhere(&mut command, until).await?,
+                None => self.ask_elsewhere(&command, until).await?,
             };
             let is_held = match &answer {
                 Err(refusal) if refusal.code == Code::Moved => {
@@ -93,17 +93,17 @@ impl Router {
             if !is_held {
                 return answer;
             }
-            note_repetition(&mut command);
             tokio::time::sleep(PAUSE).await;
         }
     }
 
     /// Asks the node that owns the conversation's partition. An owner that does not answer for a while may be gone, and then
-    /// a message is sent again: wherever its partition is by then, it is committed once, and whichever answer comes first
-    /// counts. Each wait is twice as long as the one before, so that a slow owner is not flooded.
+    /// a message is sent again, the same bytes: an owner that has begun since the command was received looks it up in the
+    /// store, and one that has not remembers it. So it is committed once, and whichever answer comes first counts. Each wait
+    /// is twice as long as the one before, so that a slow owner is not flooded.
     async fn ask_elsewhere(
         &self,
-        command: &mut Command,
+        command: &Command,
         until: Instant,
     ) -> Result<Result<Reply, Refusal>, Refusal> {
         let partition = command.conversation_id.partition();
@@ -111,8 +111,9 @@ impl Router {
         let began = Instant::now();
         let mut patience = self.patience.now();
         let mut again_at = began + patience;
+        let question = question(command)?;
         let mut asked = FuturesUnordered::new();
-        asked.push(self.request(partition, question(command)?, until));
+        asked.push(self.request(partition, question.clone(), until));
         loop {
             tokio::select! {
                 biased;
@@ -130,8 +131,7 @@ impl Router {
                     if self.is_local(partition) {
                         return Ok(Err(no_answer()));
                     }
-                    note_repetition(command);
-                    asked.push(self.request(partition, question(command)?, until));
+                    asked.push(self.request(partition, question.clone(), until));
                     patience = patience.saturating_mul(2);
                     again_at += patience;
                 }
@@ -190,13 +190,6 @@ fn question(command: &Command) -> Result<Bytes, Refusal> {
             let detail = "The server could not pass this on. It was logged.";
             Err(Refusal::new(Code::Internal, detail))
         }
-    }
-}
-
-/// What was refused or not answered in one place may have been committed there.
-fn note_repetition(command: &mut Command) {
-    if let Action::Send(draft) = &mut command.action {
-        draft.retry = true;
     }
 }
 
