@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -44,6 +45,15 @@ pub(crate) struct Options {
     json: PathBuf,
 }
 
+/// How long owners of partitions look every send up in the store, as it may be a repeat of one that went to another owner:
+/// what is measured is a platform that has run for a while.
+const YOUNG: Duration = Duration::from_secs(65);
+
+/// What all processes together use at rest, and how often and how long they are looked at.
+const QUIET_CORES: f64 = 0.4;
+const QUIET_LOOK: Duration = Duration::from_secs(2);
+const QUIET_LOOKS_MAX: usize = 60;
+
 impl Options {
     fn wants(&self, name: &str) -> bool {
         self.scenario.is_empty() || self.scenario.iter().any(|wanted| name.starts_with(wanted))
@@ -58,6 +68,9 @@ async fn main() -> anyhow::Result<()> {
         NatsOptions { sync_interval: options.sync_interval.clone(), ..NatsOptions::default() };
     let starting = tokio::task::spawn_blocking(move || Platform::start_with(size, &servers));
     let platform = Arc::new(starting.await.context("the platform does not start")?);
+    if !options.quick {
+        tokio::time::sleep(YOUNG).await;
+    }
     let mut figures = Figures::default();
     let measured = measure(&options, &platform, &mut figures).await;
     let records: Vec<_> = figures.records().iter().map(|record| json!(record)).collect();
@@ -87,6 +100,7 @@ async fn measure(
         }
     }
     if options.wants("raw") {
+        quiet(platform).await?;
         eprintln!("== raw");
         raw::measure(platform, options.quick, figures).await?;
         figures.compare_with_raw();
@@ -96,6 +110,19 @@ async fn measure(
         outage::measure(platform, options.quick, figures).await?;
     }
     Ok(())
+}
+
+/// Waits until nothing works off what was before: the database goes on writing for a while.
+async fn quiet(platform: &Platform) -> anyhow::Result<()> {
+    for _ in 0..QUIET_LOOKS_MAX {
+        let seconds = || -> f64 { platform.cpu_seconds().iter().map(|(_, used)| used).sum() };
+        let before = seconds();
+        tokio::time::sleep(QUIET_LOOK).await;
+        if seconds() - before < QUIET_CORES * QUIET_LOOK.as_secs_f64() {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the platform does not come to rest")
 }
 
 /// What the streams hold, in one replica. Nothing is purged within three days.
