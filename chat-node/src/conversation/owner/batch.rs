@@ -126,7 +126,8 @@ impl Owner {
             return None;
         };
         if work.facts.blocked.is_none() {
-            work.facts.blocked = slot.blocked_fact(elapsed);
+            work.facts.blocked = slot.block.and_then(|block| block.believed(elapsed));
+            self.read_block_again(&state);
         }
         match self.decide(&state, &work) {
             Decision::Need(need) => {

@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use super::super::command::Action;
 use super::super::decide::Need;
 use super::super::state::{Loaded, State};
+use super::blocks::{self, Block};
 use super::{Owner, Work, store_unavailable};
 
 /// Commands of one conversation whose rows are read together.
@@ -49,14 +50,15 @@ impl Owner {
         let store = self.shared.store.clone();
         // Those that wait for the conversation came before what is in the queue.
         let slot = self.slots.find(&work.command.conversation_id);
-        let is_next = slot.is_none_or(|slot| slot.blocked.is_empty());
+        let is_next = slot.as_ref().is_none_or(|slot| slot.blocked.is_empty());
+        let block = slot.and_then(|slot| slot.block);
         let behind = match need {
             Need::Duplicate if is_next => self.take_sends_behind(&work),
             Need::Duplicate | Need::Message(_) | Need::Blocked(..) => Vec::new(),
         };
         self.fetching.push(Box::pin(async move {
             let (fact, behind) = tokio::join!(
-                read(&*store, &work, need),
+                read(&*store, &work, need, block),
                 join_all(behind.into_iter().map(|work| with_duplicate(&*store, work)))
             );
             Fetched { work, behind, fact }
@@ -108,7 +110,7 @@ impl Owner {
             Ok(Fact::Duplicate(row)) => work.facts.duplicate = Some(row),
             Ok(Fact::Message(message)) => work.facts.message = Some(*message),
             Ok(Fact::Blocked(blocked)) => {
-                self.slots.get(id, elapsed).remember_blocked(blocked, elapsed);
+                self.slots.get(id, elapsed).block = Some(Block::new(blocked, elapsed));
                 work.facts.blocked = Some(blocked);
             }
             Err(error) => {
@@ -142,13 +144,18 @@ pub(super) async fn load(
 
 /// A send that finds no row in its way; without an answer it asks again when it is its turn.
 async fn with_duplicate(store: &dyn Store, mut work: Work) -> Work {
-    if let Ok(Fact::Duplicate(row)) = read(store, &work, Need::Duplicate).await {
+    if let Ok(Fact::Duplicate(row)) = read(store, &work, Need::Duplicate, None).await {
         work.facts.duplicate = Some(row);
     }
     work
 }
 
-async fn read(store: &dyn Store, work: &Work, need: Need) -> Result<Fact, chat_store::Error> {
+async fn read(
+    store: &dyn Store,
+    work: &Work,
+    need: Need,
+    block: Option<Block>,
+) -> Result<Fact, chat_store::Error> {
     let command = &work.command;
     Ok(match need {
         Need::Duplicate => {
@@ -161,6 +168,6 @@ async fn read(store: &dyn Store, work: &Work, need: Need) -> Result<Fact, chat_s
         Need::Message(id) => {
             Fact::Message(Box::new(store.message(command.conversation_id, id).await?))
         }
-        Need::Blocked(one, other) => Fact::Blocked(store.is_blocked(one, other).await?),
+        Need::Blocked(one, other) => Fact::Blocked(blocks::read(store, (one, other), block).await?),
     })
 }

@@ -5,6 +5,7 @@
 //! a sender's order is kept.
 
 mod batch;
+mod blocks;
 mod commit;
 mod duplicates;
 mod facts;
@@ -40,6 +41,7 @@ use crate::limits::PARTITION_QUEUE_MAX;
 use crate::partition::append::{Settled, settle};
 use crate::partition::{Lease, Leases, Ownership};
 use batch::Batch;
+use blocks::Reread;
 use duplicates::Duplicates;
 use facts::Fetched;
 use inheritance::Kept;
@@ -234,6 +236,7 @@ pub struct Owner {
     ready: VecDeque<Work>,
     slots: Slots,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    rereading: FuturesUnordered<BoxFuture<'static, Reread>>,
     /// The batch whose record is under way; none while a tick is.
     batch: Option<Batch>,
     append: Option<BoxFuture<'static, Settled>>,
@@ -296,6 +299,7 @@ impl Owner {
             ready: VecDeque::new(),
             slots: Slots::default(),
             fetching: FuturesUnordered::new(),
+            rereading: FuturesUnordered::new(),
             batch: None,
             append: None,
             gathers_until: None,
@@ -335,6 +339,7 @@ impl Owner {
                     self.settled(settled);
                 }
                 Some(fetched) = self.fetching.next(), if !self.fetching.is_empty() => self.fetched(fetched),
+                Some(reread) = self.rereading.next(), if !self.rereading.is_empty() => self.reread(reread),
                 written = self.writing.done(), if self.writing.is_under_way() => self.written(written),
                 () = wait(&mut self.replaying), if self.replaying.is_some() => self.replayed(),
                 () = until(room_flush) => {

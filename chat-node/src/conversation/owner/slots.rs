@@ -12,15 +12,13 @@ use chat_protocol::{ConversationId, MessageId};
 use super::super::rows;
 use super::super::state::State;
 use super::Work;
+use super::blocks::Block;
 use super::inheritance::Inherited;
 use super::publish::Publication;
 use crate::limits::PARTITION_CONVERSATIONS_MAX;
 
 /// A change of a conversation is announced once it can be read, or after this time at the latest.
 const HELD_MAX: Duration = Duration::from_secs(2);
-
-/// How long a block between two people, or its absence, is believed.
-const BLOCKED_BELIEVED: Duration = Duration::from_secs(5);
 
 /// Publications that wait.
 struct Held {
@@ -47,8 +45,8 @@ pub(super) struct Slot {
     pub(super) spilled_up_to: MessageId,
     /// What is told once the conversation can be read, and what is told after that.
     held: VecDeque<Held>,
-    /// Whether its two people have blocked one another, and when that was read.
-    blocked_fact: Option<(bool, Duration)>,
+    /// Whether its two people have blocked one another, if that was read.
+    pub(super) block: Option<Block>,
     used_at: Duration,
 }
 
@@ -87,15 +85,6 @@ impl Slot {
     pub(super) fn depends_on_inherited(&self, change: &Change) -> bool {
         let Change::Reaction(change) = change else { return false };
         self.inherited.as_ref().is_some_and(|inherited| inherited.has_reactions(change.target))
-    }
-
-    pub(super) fn blocked_fact(&self, elapsed: Duration) -> Option<bool> {
-        let (blocked, read_at) = self.blocked_fact?;
-        (elapsed.saturating_sub(read_at) < BLOCKED_BELIEVED).then_some(blocked)
-    }
-
-    pub(super) fn remember_blocked(&mut self, blocked: bool, elapsed: Duration) {
-        self.blocked_fact = Some((blocked, elapsed));
     }
 
     /// Drops what is in the store from the tail.

@@ -10,6 +10,7 @@ mod checker;
 mod client;
 mod device;
 mod node;
+mod outage;
 mod serving;
 mod take_over;
 mod world;

@@ -1,0 +1,99 @@
+//! Whether the two people of a direct conversation have blocked one another, as the store last said. A store that is slow or
+//! away holds no send up where that is known: it is read again beside the sends, and while it cannot be read it counts.
+
+use std::time::Duration;
+
+use chat_protocol::{ConversationId, ConversationKind, UserId};
+use chat_store::Store;
+use tokio::time::timeout;
+
+use super::super::state::State;
+use super::Owner;
+
+/// How long a block, or its absence, is believed.
+const BELIEVED: Duration = Duration::from_secs(5);
+
+/// How long it is believed while it is being read again: a conversation in use does not wait for that.
+const BELIEVED_MEANWHILE: Duration = Duration::from_secs(10);
+
+/// How long a send waits for it to be read where it is known from before.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// What the store said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block {
+    is_blocked: bool,
+    read_at: Duration,
+    is_read_again: bool,
+}
+
+/// What it says now. None: it does not answer.
+pub(super) struct Reread {
+    id: ConversationId,
+    is_blocked: Option<bool>,
+}
+
+impl Block {
+    pub(super) fn new(is_blocked: bool, elapsed: Duration) -> Block {
+        Block { is_blocked, read_at: elapsed, is_read_again: false }
+    }
+
+    /// None: it is to be read first.
+    pub(super) fn believed(&self, elapsed: Duration) -> Option<bool> {
+        (self.age(elapsed) < BELIEVED_MEANWHILE).then_some(self.is_blocked)
+    }
+
+    fn is_due(&self, elapsed: Duration) -> bool {
+        !self.is_read_again && (BELIEVED..BELIEVED_MEANWHILE).contains(&self.age(elapsed))
+    }
+
+    fn age(&self, elapsed: Duration) -> Duration {
+        elapsed.saturating_sub(self.read_at)
+    }
+}
+
+/// Reads it. A store that does not answer at once leaves what was known.
+pub(super) async fn read(
+    store: &dyn Store,
+    (one, other): (UserId, UserId),
+    known: Option<Block>,
+) -> Result<bool, chat_store::Error> {
+    let reading = store.is_blocked(one, other);
+    match known {
+        None => reading.await,
+        Some(Block { is_blocked, .. }) => match timeout(WAIT_MAX, reading).await {
+            Ok(Ok(now)) => Ok(now),
+            Ok(Err(_)) | Err(_) => Ok(is_blocked),
+        },
+    }
+}
+
+impl Owner {
+    /// Reads it again beside what is decided on it, if it is old.
+    pub(super) fn read_block_again(&mut self, state: &State) {
+        let elapsed = self.shared.clock.elapsed();
+        let block = &mut self.slots.get(state.id, elapsed).block;
+        let (Some(block), [one, other], ConversationKind::Direct) = (
+            block.as_mut().filter(|block| block.is_due(elapsed)),
+            &state.audience[..],
+            state.kind(),
+        ) else {
+            return;
+        };
+        block.is_read_again = true;
+        let (store, id, one, other) = (self.shared.store.clone(), state.id, *one, *other);
+        self.rereading.push(Box::pin(async move {
+            Reread { id, is_blocked: store.is_blocked(one, other).await.ok() }
+        }));
+    }
+
+    pub(super) fn reread(&mut self, reread: Reread) {
+        let elapsed = self.shared.clock.elapsed();
+        let Some(slot) = self.slots.find(&reread.id) else { return };
+        match (reread.is_blocked, &mut slot.block) {
+            (Some(is_blocked), block) => *block = Some(Block::new(is_blocked, elapsed)),
+            (None, Some(block)) => block.is_read_again = false,
+            (None, None) => {}
+        }
+    }
+}
