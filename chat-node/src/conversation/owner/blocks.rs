@@ -16,8 +16,10 @@ const BELIEVED: Duration = Duration::from_secs(5);
 /// How long it is believed while it is being read again: a conversation in use does not wait for that.
 const BELIEVED_MEANWHILE: Duration = Duration::from_secs(10);
 
-/// How long a send waits for it to be read where it is known from before.
+/// How long a send waits for it to be read where it is known from the last minute. What is older counts only if the store
+/// does not answer at all.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+const RECENT: Duration = Duration::from_secs(60);
 
 /// What the store said.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,13 @@ pub(super) struct Block {
     is_blocked: bool,
     read_at: Duration,
     is_read_again: bool,
+}
+
+/// What is known of it while it is read.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    is_blocked: bool,
+    is_recent: bool,
 }
 
 /// What it says now. None: it does not answer.
@@ -43,6 +52,10 @@ impl Block {
         (self.age(elapsed) < BELIEVED_MEANWHILE).then_some(self.is_blocked)
     }
 
+    pub(super) fn known(&self, elapsed: Duration) -> Known {
+        Known { is_blocked: self.is_blocked, is_recent: self.age(elapsed) < RECENT }
+    }
+
     fn is_due(&self, elapsed: Duration) -> bool {
         !self.is_read_again && (BELIEVED..BELIEVED_MEANWHILE).contains(&self.age(elapsed))
     }
@@ -52,20 +65,19 @@ impl Block {
     }
 }
 
-/// Reads it. A store that does not answer at once leaves what was known.
+/// Reads it. A store that does not answer leaves what was known.
 pub(super) async fn read(
     store: &dyn Store,
     (one, other): (UserId, UserId),
-    known: Option<Block>,
+    known: Option<Known>,
 ) -> Result<bool, chat_store::Error> {
     let reading = store.is_blocked(one, other);
-    match known {
-        None => reading.await,
-        Some(Block { is_blocked, .. }) => match timeout(WAIT_MAX, reading).await {
-            Ok(Ok(now)) => Ok(now),
-            Ok(Err(_)) | Err(_) => Ok(is_blocked),
-        },
-    }
+    let Some(known) = known else { return reading.await };
+    let answer = match known.is_recent {
+        true => timeout(WAIT_MAX, reading).await.ok().and_then(Result::ok),
+        false => reading.await.ok(),
+    };
+    Ok(answer.unwrap_or(known.is_blocked))
 }
 
 impl Owner {

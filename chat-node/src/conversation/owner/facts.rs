@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use super::super::command::Action;
 use super::super::decide::Need;
 use super::super::state::{Loaded, State};
-use super::blocks::{self, Block};
+use super::blocks::{self, Block, Known};
 use super::{Owner, Work, store_unavailable};
 
 /// Commands of one conversation whose rows are read together.
@@ -51,14 +51,15 @@ impl Owner {
         // Those that wait for the conversation came before what is in the queue.
         let slot = self.slots.find(&work.command.conversation_id);
         let is_next = slot.as_ref().is_none_or(|slot| slot.blocked.is_empty());
-        let block = slot.and_then(|slot| slot.block);
+        let elapsed = self.shared.clock.elapsed();
+        let known = slot.and_then(|slot| slot.block).map(|block| block.known(elapsed));
         let behind = match need {
             Need::Duplicate if is_next => self.take_sends_behind(&work),
             Need::Duplicate | Need::Message(_) | Need::Blocked(..) => Vec::new(),
         };
         self.fetching.push(Box::pin(async move {
             let (fact, behind) = tokio::join!(
-                read(&*store, &work, need, block),
+                read(&*store, &work, need, known),
                 join_all(behind.into_iter().map(|work| with_duplicate(&*store, work)))
             );
             Fetched { work, behind, fact }
@@ -154,7 +155,7 @@ async fn read(
     store: &dyn Store,
     work: &Work,
     need: Need,
-    block: Option<Block>,
+    known: Option<Known>,
 ) -> Result<Fact, chat_store::Error> {
     let command = &work.command;
     Ok(match need {
@@ -168,6 +169,6 @@ async fn read(
         Need::Message(id) => {
             Fact::Message(Box::new(store.message(command.conversation_id, id).await?))
         }
-        Need::Blocked(one, other) => Fact::Blocked(blocks::read(store, (one, other), block).await?),
+        Need::Blocked(one, other) => Fact::Blocked(blocks::read(store, (one, other), known).await?),
     })
 }

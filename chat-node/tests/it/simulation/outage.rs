@@ -106,6 +106,16 @@ async fn two_people_wait_little_for_a_slow_store() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_store_is_waited_for_where_nobody_knows_lately() {
+    let pair = Pair::start().await;
+    sleep(Duration::from_secs(120)).await;
+    pair.store.set_block(BEN, ANN, true).await.unwrap();
+    let rates = FaultRates { delay: 1.0, delay_ms_max: 2_000, ..FaultRates::default() };
+    pair.faults.set_rates(rates);
+    assert_eq!(pair.send(1).await.unwrap_err().code, Code::Blocked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_block_counts_within_seconds() {
     let pair = Pair::start().await;
     sleep(Duration::from_secs(70)).await;
