@@ -167,7 +167,7 @@ impl Faults {
             tokio::time::sleep(decision.delay).await;
         }
         if self.state().away {
-            return self.fail(Error::Away, "it is away");
+            return self.fail(Error::Away, "the store is away");
         }
         if decision.before {
             return self.fail(Error::Unavailable, "nothing was done");

@@ -53,8 +53,8 @@ async fn nothing_is_done_while_the_store_is_away() {
     let row = message(id, Ids::of(id).next_id(), 1, "m");
     faults.set_away(true);
     let outcome = store.apply(Partition(0), vec![Write::Message(row.clone())], None).await;
-    assert!(matches!(outcome, Err(Error::Unavailable(_))));
-    assert!(matches!(store.epoch().await, Err(Error::Unavailable(_))));
+    assert!(matches!(outcome, Err(Error::Away(_))));
+    assert!(matches!(store.epoch().await, Err(Error::Away(_))));
     assert!(inner.message(id, row.message_id).await.unwrap().is_none());
     faults.set_away(false);
     store.apply(Partition(0), vec![Write::Message(row.clone())], None).await.unwrap();

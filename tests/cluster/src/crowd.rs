@@ -28,6 +28,9 @@ const SETTLE_MAX: Duration = Duration::from_secs(180);
 
 const PAGE_ROWS: usize = 100;
 
+/// Direct conversations beside the groups: the first two people, and the next two.
+const PAIRS_MAX: usize = 2;
+
 /// How many people, and how busy.
 #[derive(Clone, Copy, Debug)]
 pub struct CrowdOptions {
@@ -106,23 +109,31 @@ impl Crowd {
         }
         self.devices = Arc::new(devices);
         self.until_connected(self.devices.len()).await;
-        for group in 0..options.groups {
+        let user_id = |user: usize| people[user][0].user_id;
+        let groups = (0..options.groups).map(|group| {
             let members: Vec<usize> = (group..options.users).step_by(options.groups).collect();
             let body = NewConversation::Group {
                 request_id: Uuid::from_u128(group as u128),
                 name: format!("Group {group}"),
-                members: members[1..].iter().map(|user| people[*user][0].user_id).collect(),
+                members: members[1..].iter().map(|user| user_id(*user)).collect(),
             };
+            (members, body)
+        });
+        let pairs = (0..options.users / 2).take(PAIRS_MAX).map(|pair| {
+            let (one, other) = (2 * pair, 2 * pair + 1);
+            (vec![one, other], NewConversation::Direct { user_id: user_id(other) })
+        });
+        for (number, (members, body)) in groups.chain(pairs).enumerate() {
             let creator = &people[members[0]][0];
             let create = async || self.api.create(&creator.access_token, &body).await;
-            let made = patiently("a group", create).await;
+            let made = patiently("a conversation", create).await;
             let conversation = made.conversation_id;
             let all =
                 members.iter().flat_map(|user| (0..options.devices).map(|d| number_of(*user, d)));
             let devices: Vec<usize> = all.collect();
             self.log.add(Entry::Conversation { conversation, devices: devices.clone() });
             self.readers.push((conversation, creator.clone()));
-            let random = StdRng::seed_from_u64(self.seed ^ (group as u64 + 1));
+            let random = StdRng::seed_from_u64(self.seed ^ (number as u64 + 1));
             self.load.push(tokio::spawn(chat(
                 self.devices.clone(),
                 devices,
