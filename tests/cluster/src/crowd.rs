@@ -26,6 +26,9 @@ const PASSWORD: &str = "correct horse battery";
 /// Longest wait for all that is under way to arrive after the last fault.
 const SETTLE_MAX: Duration = Duration::from_secs(180);
 
+/// Longest time until the store has again what it lost in a crash.
+const REPLAY_MAX: Duration = Duration::from_secs(60);
+
 const PAGE_ROWS: usize = 100;
 
 /// Direct conversations beside the groups: the first two people, and the next two.
@@ -277,14 +280,39 @@ impl Crowd {
         while !settled() && Instant::now() < deadline {
             sleep(Duration::from_millis(200)).await;
         }
-        for (conversation, reader) in self.readers.clone() {
-            let messages = self.history(conversation, reader).await;
+        for (conversation, messages) in self.whole_history().await {
             self.log.add(Entry::History { conversation, messages });
         }
         let (acknowledged, received) = self.progress();
         println!("{acknowledged} messages acknowledged, {received} receptions");
         let wrong = self.log.read(check::check);
         Outcome { acknowledged, wrong, path: self.log.finish().display().to_string() }
+    }
+
+    /// All conversations, once everything that was acknowledged is there: a store that came back without what it took last
+    /// gets it again, which takes a while. After that time as it is.
+    async fn whole_history(&self) -> Vec<(ConversationId, Vec<Seen>)> {
+        let began = Instant::now();
+        loop {
+            let mut all = Vec::new();
+            for (conversation, reader) in self.readers.clone() {
+                all.push((conversation, self.history(conversation, reader).await));
+            }
+            let there: HashSet<ClientMessageId> =
+                all.iter().flat_map(|(_, messages)| messages).map(|seen| seen.message).collect();
+            let missing = self.log.read(|entries| {
+                let is_missing = |entry: &&Entry| matches!(entry, Entry::Acknowledged { message, .. } if !there.contains(message));
+                entries.iter().filter(is_missing).count()
+            });
+            println!(
+                "{missing} acknowledged messages are not in history after {:?}",
+                began.elapsed()
+            );
+            if missing == 0 || began.elapsed() > REPLAY_MAX {
+                return all;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
     }
 
     async fn history(&self, conversation: ConversationId, mut reader: Tokens) -> Vec<Seen> {
