@@ -83,7 +83,8 @@ impl Faults {
         self.state().rates = rates;
     }
 
-    /// `true`: every call fails with [`Error::Away`] without being done, until this is set to `false`. Calls that are being delayed fail too.
+    /// `true`: every call fails with [`Error::Away`] without being done, until this is set to `false`. Calls that are being
+    /// delayed fail too.
     pub fn set_away(&self, away: bool) {
         self.state().away = away;
     }

@@ -300,10 +300,7 @@ impl Crowd {
             }
             let there: HashSet<ClientMessageId> =
                 all.iter().flat_map(|(_, messages)| messages).map(|seen| seen.message).collect();
-            let missing = self.log.read(|entries| {
-                let is_missing = |entry: &&Entry| matches!(entry, Entry::Acknowledged { message, .. } if !there.contains(message));
-                entries.iter().filter(is_missing).count()
-            });
+            let missing = self.log.read(|entries| check::missing(entries, &there));
             println!(
                 "{missing} acknowledged messages are not in history after {:?}",
                 began.elapsed()

@@ -127,7 +127,9 @@ impl Owner {
         };
         if work.facts.blocked.is_none() {
             work.facts.blocked = slot.block.and_then(|block| block.believed(elapsed));
-            self.read_block_again(&state);
+            if slot.block.as_mut().is_some_and(|block| block.begin_rereading(elapsed)) {
+                self.read_block_again(&state);
+            }
         }
         match self.decide(&state, &work) {
             Decision::Need(need) => {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chat_protocol::{ConversationId, ConversationKind, UserId};
+use chat_protocol::{ConversationId, UserId};
 use chat_store::Store;
 use tokio::time::timeout;
 
@@ -56,8 +56,10 @@ impl Block {
         Known { is_blocked: self.is_blocked, is_recent: self.age(elapsed) < RECENT }
     }
 
-    fn is_due(&self, elapsed: Duration) -> bool {
-        !self.is_read_again && (BELIEVED..BELIEVED_MEANWHILE).contains(&self.age(elapsed))
+    /// Whether it is to be read again now: it is old, and nobody reads it yet.
+    pub(super) fn begin_rereading(&mut self, elapsed: Duration) -> bool {
+        let is_old = (BELIEVED..BELIEVED_MEANWHILE).contains(&self.age(elapsed));
+        is_old && !std::mem::replace(&mut self.is_read_again, true)
     }
 
     fn age(&self, elapsed: Duration) -> Duration {
@@ -81,19 +83,10 @@ pub(super) async fn read(
 }
 
 impl Owner {
-    /// Reads it again beside what is decided on it, if it is old.
+    /// Reads it again beside what is decided on it.
     pub(super) fn read_block_again(&mut self, state: &State) {
-        let elapsed = self.shared.clock.elapsed();
-        let block = &mut self.slots.get(state.id, elapsed).block;
-        let (Some(block), [one, other], ConversationKind::Direct) = (
-            block.as_mut().filter(|block| block.is_due(elapsed)),
-            &state.audience[..],
-            state.kind(),
-        ) else {
-            return;
-        };
-        block.is_read_again = true;
-        let (store, id, one, other) = (self.shared.store.clone(), state.id, *one, *other);
+        let &[one, other] = &state.audience[..] else { return };
+        let (store, id) = (self.shared.store.clone(), state.id);
         self.rereading.push(Box::pin(async move {
             Reread { id, is_blocked: store.is_blocked(one, other).await.ok() }
         }));

@@ -288,7 +288,8 @@ impl Owner {
             inheritance: inherited.kept,
             writing: Writing::new(opened.sequence, opened.past.durable_to, elapsed),
             replaying: None,
-            is_recovering: opened.past.is_doubted,
+            // Until then nobody is to be told that the store has anything.
+            is_recovering: opened.has_store_failed && opened.past.replay.is_some(),
             failures_seen,
             duplicates: Duplicates::new(elapsed, opened.unused),
             rooms: RoomBatches::new(shared.room_window),

@@ -48,6 +48,8 @@ pub(super) struct Opened {
     pub(super) past: Past,
     /// Nobody has owned it before.
     pub(super) unused: bool,
+    /// The store was away within the time for which it may lose what it takes.
+    pub(super) has_store_failed: bool,
 }
 
 /// Opens a partition. `None`: it is another node's.
@@ -114,8 +116,8 @@ async fn attempt(
     };
     let tip = if is_trusted { tip } else { tip.doubting_store() };
     // The opening record passes on what was said of the store, unless this node knows better.
-    let has_failed = shared.has_store_failed();
-    let passed_on = if has_failed { tip.doubting_store() } else { tip };
+    let has_store_failed = shared.has_store_failed();
+    let passed_on = if has_store_failed { tip.doubting_store() } else { tip };
     let mut ownership = Ownership::open(partition, shared.lease, passed_on, shared.clock.now());
     let Some(append) = ownership.append().cloned() else { return Ok(Attempt::Lost) };
     match settle(&*shared.broker, partition, &append).await {
@@ -130,7 +132,7 @@ async fn attempt(
     let past = match tip.is_unused() {
         true => Past::none(shared, sequence),
         false => {
-            let before = Before { tip, last_sequence, checkpoint, has_failed };
+            let before = Before { tip, last_sequence, checkpoint };
             Past::find_out(shared, partition, &ownership, before).await
         }
     };
@@ -138,7 +140,8 @@ async fn attempt(
     if !is_closed {
         shared.metrics.take_overs.inc();
     }
-    let opened = Opened { ownership, sequence, past, unused: tip.is_unused() };
+    let unused = tip.is_unused();
+    let opened = Opened { ownership, sequence, past, unused, has_store_failed };
     Ok(Attempt::Opened(Box::new(opened)))
 }
 
@@ -147,8 +150,6 @@ struct Before {
     tip: Tip,
     last_sequence: Sequence,
     checkpoint: Checkpoint,
-    /// The store was away within the time for which it may lose what it takes.
-    has_failed: bool,
 }
 
 /// What of the log before the opening record may not be in the store, or not for ever.
@@ -159,15 +160,13 @@ pub(super) struct Past {
     pub(super) inheritance: Inheritance,
     /// Behind this the log is to be written again, after a while.
     pub(super) replay: Option<(Sequence, Duration)>,
-    /// Until then nobody is to be told that the store has anything.
-    pub(super) is_doubted: bool,
 }
 
 impl Past {
     /// There is nothing before the opening record.
     fn none(shared: &Arc<Shared>, opened_at: Sequence) -> Past {
         let durable_to = Some(opened_at).filter(|_| trails(shared));
-        Past { durable_to, inheritance: Inheritance::none(shared), replay: None, is_doubted: false }
+        Past { durable_to, inheritance: Inheritance::none(shared), replay: None }
     }
 
     async fn find_out(
@@ -176,7 +175,7 @@ impl Past {
         ownership: &Ownership,
         before: Before,
     ) -> Past {
-        let Before { tip, last_sequence, checkpoint, has_failed } = before;
+        let Before { tip, last_sequence, checkpoint } = before;
         let trails = trails(shared);
         // A checkpoint ahead of the log speaks of a log that is lost: nothing of this one is known to be in the store.
         let is_of_this_log = Sequence(checkpoint.sequence) <= last_sequence;
@@ -192,8 +191,7 @@ impl Past {
         if !is_restored && tip.is_written() {
             let replay =
                 durable_to.filter(|_| !was_there).map(|from| (from, again_after(partition)));
-            let is_doubted = has_failed && replay.is_some();
-            return Past { durable_to, inheritance: Inheritance::none(shared), replay, is_doubted };
+            return Past { durable_to, inheritance: Inheritance::none(shared), replay };
         }
         // From here on the partition is this owner's: a broker or store that is away delays it, and is no reason to open it
         // once more.
@@ -204,7 +202,7 @@ impl Past {
         let delay = if trails { INHERITED_AFTER } else { Duration::ZERO };
         let replay = inheritance.first().map(|_| (from, delay));
         let durable_to = durable_to.or(replay.map(|(from, _)| from));
-        Past { durable_to, inheritance, replay, is_doubted: has_failed && replay.is_some() }
+        Past { durable_to, inheritance, replay }
     }
 }
 

@@ -60,7 +60,7 @@ impl Outages {
     }
 
     /// A look that was begun at this time has found the store there.
-    pub(in super::super) fn seen(&self, elapsed: Duration) {
+    pub(super) fn seen(&self, elapsed: Duration) {
         let mut looks = self.looks();
         let since = match looks.presence {
             Some(before) if before.goes_on(elapsed) => before.since,
@@ -70,7 +70,7 @@ impl Outages {
     }
 
     /// The store is away.
-    pub(in super::super) fn failed(&self, elapsed: Duration) {
+    pub(super) fn failed(&self, elapsed: Duration) {
         *self.looks() = Looks { presence: None, failed_at: Some(elapsed) };
         self.failures.fetch_add(1, Ordering::AcqRel);
         if !self.is_away.swap(true, Ordering::AcqRel) {

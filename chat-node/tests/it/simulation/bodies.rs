@@ -6,7 +6,6 @@ use std::time::Duration;
 use chat_broker::embedded::EmbeddedBroker;
 use chat_broker::faulty::Faults;
 use chat_broker::{Broker, Subject};
-use chat_node::conversation::command::Draft;
 use chat_node::conversation::{Action, Command, Conversations, Reply};
 use chat_node::delivery::Place;
 use chat_node::hub::{Item, Outbox, Subscription, Taken};
@@ -18,6 +17,7 @@ use chat_protocol::{
 use chat_store::embedded::EmbeddedStore;
 use uuid::Uuid;
 
+use super::client::draft;
 use super::node::Node;
 
 const WALL: Millis = Millis(1_800_000_000_000);
@@ -78,10 +78,7 @@ impl Pair {
             async move { Node::start(number, broker, store, &faults, WALL, &[group.partition()]).await }
         };
         let nodes = [node(1).await, node(2).await];
-        nodes[0].owners.take(group.partition());
-        while nodes[0].owners.local(group.partition()).is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        nodes[0].own(group.partition()).await;
         let pair = Pair { faults, nodes, group, members };
         let name = Some("all".to_owned());
         pair.ask(None, Action::Create { name, members: members[1..].to_vec() }).await;
@@ -101,14 +98,7 @@ impl Pair {
     }
 
     async fn send(&self, origin: &Session, length: usize) -> MessageId {
-        let draft = Draft {
-            client_message_id: ClientMessageId::random(),
-            retry: false,
-            kind: "text".to_owned(),
-            body: Body::text(&"x".repeat(length)),
-            reply_to: None,
-            mentions: vec![],
-        };
+        let draft = draft(ClientMessageId::random(), false, &"x".repeat(length));
         match self.ask(Some(origin.outbox.connection), Action::Send(draft)).await {
             Reply::Sent(sent) => sent.message_id,
             other => panic!("{other:?}"),

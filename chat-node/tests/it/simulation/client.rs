@@ -12,6 +12,18 @@ use rand::{RngExt, SeedableRng};
 
 use super::node::Node;
 
+/// A text message to send.
+pub(super) fn draft(client_message_id: ClientMessageId, retry: bool, text: &str) -> Draft {
+    Draft {
+        client_message_id,
+        retry,
+        kind: "text".to_owned(),
+        body: Body::text(text),
+        reply_to: None,
+        mentions: vec![],
+    }
+}
+
 /// A send that was acknowledged.
 #[derive(Clone, Debug)]
 pub(super) struct Acknowledged {
@@ -78,14 +90,7 @@ impl Client {
         let client_message_id = ClientMessageId(uuid::Uuid::from_u128(self.random.random()));
         let text = format!("{} says {number}", self.user);
         for attempt in 0.. {
-            let draft = Draft {
-                client_message_id,
-                retry: attempt > 0,
-                kind: "text".to_owned(),
-                body: Body::text(&text),
-                reply_to: None,
-                mentions: vec![],
-            };
+            let draft = draft(client_message_id, attempt > 0, &text);
             if let Some(Reply::Sent(sent)) =
                 self.ask(nodes, conversation, Action::Send(draft)).await
             {

@@ -125,6 +125,14 @@ impl Node {
         tracker.spawn(hub.clone().fetch_bodies(bodies, CancellationToken::new()));
         Node { id, clock, owners, router, watermarks, hub, counters }
     }
+
+    /// Takes a partition that nobody holds, and waits until it is open.
+    pub(super) async fn own(&self, partition: Partition) {
+        self.owners.take(partition);
+        while self.owners.local(partition).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 /// Only a few partitions take part in a simulation. The others are idle and owned by somebody with the right clock, whose

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chat_broker::embedded::EmbeddedBroker;
-use chat_node::conversation::command::Draft;
 use chat_node::conversation::{Action, Command, Conversations, Reply};
 use chat_protocol::error::Refusal;
-use chat_protocol::{Body, ClientMessageId, Code, ConversationId, Millis, UserId};
+use chat_protocol::{ClientMessageId, Code, ConversationId, Millis, UserId};
 use chat_store::Store;
 use chat_store::embedded::EmbeddedStore;
 use chat_store::faulty::{FaultRates, Faults, FaultyStore};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::client::draft;
 use super::node::Node;
 
 const ANN: UserId = UserId(Uuid::from_u128(1));
@@ -36,10 +36,7 @@ impl Pair {
             (Arc::new(EmbeddedBroker::memory()), chat_broker::faulty::Faults::new(1));
         let (wall, used) = (Millis(1_800_000_000_000), [direct.partition()]);
         let node = Node::start(1, broker, store.clone(), &lost, wall, &used).await;
-        node.owners.take(direct.partition());
-        while node.owners.local(direct.partition()).is_none() {
-            sleep(Duration::from_millis(5)).await;
-        }
+        node.own(direct.partition()).await;
         let pair = Pair { node, store, faults, direct };
         pair.command(Action::Create { name: None, members: vec![BEN] }).await.unwrap();
         pair.send(0).await.unwrap();
@@ -54,14 +51,7 @@ impl Pair {
     }
 
     async fn send(&self, number: u128) -> Result<Reply, Refusal> {
-        let draft = Draft {
-            client_message_id: ClientMessageId(Uuid::from_u128(number)),
-            retry: false,
-            kind: "text".to_owned(),
-            body: Body::text("hello"),
-            reply_to: None,
-            mentions: vec![],
-        };
+        let draft = draft(ClientMessageId(Uuid::from_u128(number)), false, "hello");
         self.command(Action::Send(draft)).await
     }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 use chat_broker::Broker;
 use chat_broker::embedded::EmbeddedBroker;
 use chat_broker::faulty::{Faults, Rates, Settings};
-use chat_node::conversation::command::Draft;
 use chat_node::conversation::{Action, Command, Conversations, Reply};
 use chat_protocol::error::Refusal;
-use chat_protocol::{Body, ClientMessageId, Code, ConversationId, Millis, Partition, UserId};
+use chat_protocol::{ClientMessageId, Code, ConversationId, Millis, Partition, UserId};
 use chat_store::embedded::EmbeddedStore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::client::draft;
 use super::node::Node;
 
 const WALL: Millis = Millis(1_800_000_000_000);
@@ -44,10 +44,7 @@ impl Trio {
     }
 
     async fn own(&self, node: usize) {
-        self.nodes[node].owners.take(self.partition());
-        while self.nodes[node].owners.local(self.partition()).is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.nodes[node].own(self.partition()).await;
     }
 
     /// Asks at a node for the group to be made, which may be asked again.
@@ -106,14 +103,7 @@ async fn a_late_answer_counts_although_the_owner_was_asked_again_meanwhile() {
     let rates = Rates { request_delay: 1.0, ..Rates::default() };
     trio.faults.set(Settings { rates, delay_max, ..Settings::default() });
     for number in 0..20 {
-        let draft = Draft {
-            client_message_id: ClientMessageId(Uuid::from_u128(number)),
-            retry: false,
-            kind: "text".to_owned(),
-            body: Body::text("hello"),
-            reply_to: None,
-            mentions: vec![],
-        };
+        let draft = draft(ClientMessageId(Uuid::from_u128(number)), false, "hello");
         let began = Instant::now();
         let sent = trio.command(1, Action::Send(draft)).await;
         assert!(matches!(sent, Ok(Reply::Sent(_))), "{sent:?}");

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use chat_broker::Broker;
 use chat_broker::embedded::EmbeddedBroker;
-use chat_node::conversation::command::Draft;
 use chat_node::conversation::{Action, Command, Conversations, Reply};
 use chat_protocol::api::Sent;
 use chat_protocol::{Body, ClientMessageId, ConversationId, MessageId, Millis, Partition, UserId};
@@ -15,6 +14,7 @@ use chat_store::faulty::FaultyStore;
 use chat_store::{Store, Write};
 use uuid::Uuid;
 
+use super::client::draft;
 use super::node::Node;
 
 const WALL_MS: u64 = 40_000_000_000;
@@ -49,7 +49,7 @@ impl Platform {
     /// A node that owns the partition of the group.
     async fn owner(&self, number: u64) -> Node {
         let node = self.node(number).await;
-        self.take(&node).await;
+        node.own(self.partition()).await;
         node
     }
 
@@ -61,13 +61,6 @@ impl Platform {
         Node::start(number, broker, store, &self.broker_faults, wall, &used).await
     }
 
-    async fn take(&self, node: &Node) {
-        node.owners.take(self.partition());
-        while node.owners.local(self.partition()).is_none() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
     async fn ask(&self, node: &Node, caller: UserId, action: Action) -> Reply {
         let received_at = node.clock.now();
         let conversation_id = self.group;
@@ -76,14 +69,8 @@ impl Platform {
     }
 
     async fn send(&self, node: &Node, caller: UserId, number: u128, retry: bool) -> Sent {
-        let draft = Draft {
-            client_message_id: ClientMessageId(Uuid::from_u128(number)),
-            retry,
-            kind: "text".to_owned(),
-            body: Body::text(&format!("number {number}")),
-            reply_to: None,
-            mentions: vec![],
-        };
+        let text = format!("number {number}");
+        let draft = draft(ClientMessageId(Uuid::from_u128(number)), retry, &text);
         match self.ask(node, caller, Action::Send(draft)).await {
             Reply::Sent(sent) => sent,
             other => panic!("a send is answered {other:?}"),
@@ -207,7 +194,7 @@ async fn a_store_that_was_there_all_the_time_is_not_written_again() {
         false
     })));
     platform.broker_faults.cut_off(one.id, true);
-    platform.take(&two).await;
+    two.own(platform.partition()).await;
     assert_eq!(platform.tail(&two, ann).await, 0, "all of it was taken");
     tokio::time::sleep(LAG * 2).await;
     assert_eq!(*written.lock().unwrap(), 0);
@@ -236,7 +223,7 @@ async fn a_store_that_was_away_after_a_hand_over_gets_back_what_it_took_before()
             false => one.owners.release(platform.partition()),
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
-        platform.take(&two).await;
+        two.own(platform.partition()).await;
         assert_eq!(platform.tail(&two, ann).await, 0, "it was acknowledged");
         assert_eq!(platform.seqs().await, [first.seq]);
         // Nobody writes anything, but the store is looked at.
