@@ -312,7 +312,8 @@ pub struct History {
     pub messages: Vec<Message>,
     /// There is more in that direction.
     pub more: bool,
-    /// The newest messages may be missing, because nobody owns the conversation at this moment.
+    /// Messages may be missing at this moment: nobody owns the conversation, or the database was away and gets again what
+    /// it lost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tail_missing: bool,
 }

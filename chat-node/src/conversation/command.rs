@@ -104,7 +104,7 @@ pub enum Action {
         /// The new role.
         role: Role,
     },
-    /// What is committed and not yet in the store. Answer: [`Reply::Tail`].
+    /// What is committed and not yet in the store. Answer: [`Reply::Tail`] or [`Reply::TailWithGaps`].
     Tail,
 }
 
@@ -138,6 +138,8 @@ pub enum Reply {
     Done,
     /// Log entries, encoded, in order.
     Tail(Vec<Vec<u8>>),
+    /// The same, but the store was away: it may lack others that it took before, until they are written again.
+    TailWithGaps(Vec<Vec<u8>>),
 }
 
 /// Conversations as sessions and the HTTP API see them. Errors are [`Refusal`]s that go to the client as they are.

@@ -18,8 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::command::{Command, Reply};
 use super::owner::{Ended, Handle, Owner, Shared, Tick, Work, moved};
-use super::read::{Reader, Wanted};
-use super::router::entries;
+use super::read::{Reader, Tail, Wanted};
 use crate::watermark::{Announcement, Echo, PartitionState, Watermarks};
 use chat_protocol::error::{Code, Refusal};
 
@@ -418,11 +417,11 @@ impl Owners {
     pub(super) async fn message(&self, wanted: Wanted) -> Option<Message> {
         let command = Command::tail(wanted.reader, wanted.place.conversation_id);
         let tail = match self.submit(command) {
-            Some(answer) => entries(answer.await.unwrap_or_else(|_| Err(moved()))),
-            None => None,
+            Some(answer) => Tail::answered(answer.await.unwrap_or_else(|_| Err(moved()))),
+            None => Tail::default(),
         };
         let reader = Reader::new(self.shared.store.clone());
-        reader.message(wanted.place, tail).await.ok().flatten()
+        reader.message(wanted.place, &tail).await.ok().flatten()
     }
 }
 

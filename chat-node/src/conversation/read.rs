@@ -11,6 +11,7 @@ use chat_store::{MemberRow, Store};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use super::command::Reply;
 use super::owners::entry;
 use super::rows;
 use super::state::{Loaded, State};
@@ -45,6 +46,30 @@ impl Visible {
     fn lowest(&self) -> MessageId {
         let joined = self.intervals.iter().flatten().map(|(joined, _)| *joined);
         joined.min().unwrap_or(MessageId::ZERO)
+    }
+}
+
+/// What an owner has beside the store.
+#[derive(Default)]
+pub(super) struct Tail {
+    /// Log entries, encoded, in order.
+    entries: Vec<Vec<u8>>,
+    /// With them and the store nothing that is committed is missing.
+    is_whole: bool,
+}
+
+impl Tail {
+    /// What an owner, or nobody, said.
+    pub(super) fn answered(answer: Result<Reply, Refusal>) -> Tail {
+        match answer {
+            Ok(Reply::Tail(entries)) => Tail { entries, is_whole: true },
+            Ok(Reply::TailWithGaps(entries)) => Tail { entries, is_whole: false },
+            // A stranger: whether they may read is found out from the store.
+            Err(refusal) if refusal.code == Code::NotFound => {
+                Tail { entries: vec![], is_whole: true }
+            }
+            _ => Tail::default(),
+        }
     }
 }
 
@@ -136,26 +161,26 @@ impl Reader {
     pub(super) async fn before(
         &self,
         visible: &Visible,
-        tail: Option<Vec<Vec<u8>>>,
+        tail: &Tail,
         before: Option<MessageId>,
         limit: usize,
     ) -> Result<History, Refusal> {
         let before = before.unwrap_or(NEWEST);
         let stored =
             self.store.history_before(visible.id, before, limit + 1).await.map_err(unavailable)?;
-        let mut messages = merged(visible.id, stored, tail.as_deref(), |id| id < before)?;
+        let mut messages = merged(visible.id, stored, tail, |id| id < before)?;
         messages.reverse();
         let full = messages.len() > limit;
         messages.truncate(limit);
         let more = full && messages.last().is_some_and(|last| last.message_id > visible.lowest());
         messages.retain(|message| visible.shows(message.message_id));
-        Ok(History { messages, more, tail_missing: tail.is_none() })
+        Ok(History { messages, more, tail_missing: !tail.is_whole })
     }
 
     pub(super) async fn after(
         &self,
         visible: &Visible,
-        tail: Option<Vec<Vec<u8>>>,
+        tail: &Tail,
         after: MessageId,
         limit: usize,
     ) -> Result<History, Refusal> {
@@ -163,21 +188,21 @@ impl Reader {
         let after = after.max(MessageId(visible.lowest().0.saturating_sub(1)));
         let stored =
             self.store.history_after(visible.id, after, limit + 1).await.map_err(unavailable)?;
-        let mut messages = merged(visible.id, stored, tail.as_deref(), |id| id > after)?;
+        let mut messages = merged(visible.id, stored, tail, |id| id > after)?;
         let more = messages.len() > limit;
         messages.truncate(limit);
         messages.retain(|message| visible.shows(message.message_id));
-        Ok(History { messages, more, tail_missing: tail.is_none() })
+        Ok(History { messages, more, tail_missing: !tail.is_whole })
     }
 
     /// One message as it is, whoever may read it.
     pub(super) async fn message(
         &self,
         place: Place,
-        tail: Option<Vec<Vec<u8>>>,
+        tail: &Tail,
     ) -> Result<Option<Message>, Refusal> {
         let Place { conversation_id, message_id } = place;
-        let with = |stored| merged(conversation_id, stored, tail.as_deref(), |id| id == message_id);
+        let with = |stored| merged(conversation_id, stored, tail, |id| id == message_id);
         let unwritten = with(vec![])?.pop();
         if unwritten.is_some() {
             return Ok(unwritten);
@@ -199,11 +224,10 @@ pub(super) struct Wanted {
 fn merged(
     id: ConversationId,
     mut messages: Vec<Message>,
-    tail: Option<&[Vec<u8>]>,
+    tail: &Tail,
     wanted: impl Fn(MessageId) -> bool,
 ) -> Result<Vec<Message>, Refusal> {
-    let entries: Result<Vec<Entry>, _> =
-        tail.unwrap_or_default().iter().map(|bytes| entry(bytes)).collect();
+    let entries: Result<Vec<Entry>, _> = tail.entries.iter().map(|bytes| entry(bytes)).collect();
     let entries = entries.map_err(unreadable)?;
     for entry in &entries {
         let known = messages.iter().any(|message| message.message_id == entry.message_id());

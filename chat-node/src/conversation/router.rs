@@ -19,7 +19,7 @@ use super::command::{Action, Command, Conversations, Reply};
 use super::owner::moved;
 use super::owners::{KIND_COMMAND, KIND_COMPANION, KIND_MESSAGE, Owners};
 use super::patience::Patience;
-use super::read::{Reader, Wanted};
+use super::read::{Reader, Tail, Wanted};
 use crate::delivery::Place;
 
 /// How long a command is held while its partition changes owners.
@@ -153,9 +153,9 @@ impl Router {
         }
     }
 
-    /// What the owner has committed and the store lacks. `None`: no owner said.
-    async fn tail(&self, caller: UserId, id: ConversationId) -> Option<Vec<Vec<u8>>> {
-        entries(self.ask(Command::tail(caller, id), TAIL_DEADLINE).await)
+    /// What the owner has committed and the store lacks.
+    async fn tail(&self, caller: UserId, id: ConversationId) -> Tail {
+        Tail::answered(self.ask(Command::tail(caller, id), TAIL_DEADLINE).await)
     }
 
     /// One message as it is: from its owner's unwritten tail and the store. `reader` is one of those whom the owner said that
@@ -175,7 +175,7 @@ impl Router {
         };
         // An owner that is gone has written it, or its heir does; one of an older version does not know the question.
         match found {
-            None => self.reader.message(place, None).await.ok().flatten(),
+            None => self.reader.message(place, &Tail::default()).await.ok().flatten(),
             found => found,
         }
     }
@@ -190,16 +190,6 @@ fn question(command: &Command) -> Result<Bytes, Refusal> {
             let detail = "The server could not pass this on. It was logged.";
             Err(Refusal::new(Code::Internal, detail))
         }
-    }
-}
-
-/// What an owner says of its tail. `None`: nothing.
-pub(super) fn entries(answer: Result<Reply, Refusal>) -> Option<Vec<Vec<u8>>> {
-    match answer {
-        Ok(Reply::Tail(entries)) => Some(entries),
-        // A stranger: whether they may read is found out from the store.
-        Err(refusal) if refusal.code == Code::NotFound => Some(vec![]),
-        _ => None,
     }
 }
 
@@ -237,7 +227,7 @@ impl Conversations for Router {
         let view = self.reader.visible(caller, id).await?;
         // The tail first: what leaves it meanwhile is in the store by the time that is read.
         let tail = self.tail(caller, id).await;
-        self.reader.before(&view, tail, before, limit).await
+        self.reader.before(&view, &tail, before, limit).await
     }
 
     async fn history_after(
@@ -249,7 +239,7 @@ impl Conversations for Router {
     ) -> Result<History, Refusal> {
         let view = self.reader.visible(caller, id).await?;
         let tail = self.tail(caller, id).await;
-        self.reader.after(&view, tail, after, limit).await
+        self.reader.after(&view, &tail, after, limit).await
     }
 
     async fn rooms(

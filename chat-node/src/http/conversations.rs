@@ -148,7 +148,7 @@ pub(super) fn unexpected(reply: &Reply) -> Failure {
         Reply::Changed(_) => "changed",
         Reply::Conversation(_) => "conversation",
         Reply::Done => "done",
-        Reply::Tail(_) => "tail",
+        Reply::Tail(_) | Reply::TailWithGaps(_) => "tail",
     };
     Failure::internal(format!("an owner answered with an unexpected `{kind}`"))
 }

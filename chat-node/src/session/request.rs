@@ -137,7 +137,7 @@ pub fn answer(request_id: Option<u64>, reply: Result<Reply, Refusal>) -> Option<
             ..ack
         },
         Reply::Changed(changed) => Ack { message_id: Some(changed.version), ..ack },
-        Reply::Done | Reply::Conversation(_) | Reply::Tail(_) => ack,
+        Reply::Done | Reply::Conversation(_) | Reply::Tail(_) | Reply::TailWithGaps(_) => ack,
     }))
 }
 

@@ -90,15 +90,6 @@ pub fn check(entries: &[Entry]) -> Vec<String> {
     wrong
 }
 
-/// How many acknowledged messages are not among these.
-pub fn missing(entries: &[Entry], there: &HashSet<ClientMessageId>) -> usize {
-    let acknowledged = entries.iter().filter_map(|entry| match entry {
-        Entry::Acknowledged { message, .. } => Some(message),
-        _ => None,
-    });
-    acknowledged.filter(|message| !there.contains(message)).count()
-}
-
 /// Whether every message that was handed to a client has got its answer.
 pub fn is_answered(entries: &[Entry]) -> bool {
     unanswered(&Facts::gather(entries)).is_empty()

@@ -26,9 +26,6 @@ const PASSWORD: &str = "correct horse battery";
 /// Longest wait for all that is under way to arrive after the last fault.
 const SETTLE_MAX: Duration = Duration::from_secs(180);
 
-/// Longest time until the store has again what it lost in a crash.
-const REPLAY_MAX: Duration = Duration::from_secs(60);
-
 const PAGE_ROWS: usize = 100;
 
 /// Direct conversations beside the groups: the first two people, and the next two.
@@ -280,7 +277,8 @@ impl Crowd {
         while !settled() && Instant::now() < deadline {
             sleep(Duration::from_millis(200)).await;
         }
-        for (conversation, messages) in self.whole_history().await {
+        for (conversation, reader) in self.readers.clone() {
+            let messages = self.history(conversation, reader).await;
             self.log.add(Entry::History { conversation, messages });
         }
         let (acknowledged, received) = self.progress();
@@ -289,29 +287,7 @@ impl Crowd {
         Outcome { acknowledged, wrong, path: self.log.finish().display().to_string() }
     }
 
-    /// All conversations, once everything that was acknowledged is there: a store that came back without what it took last
-    /// gets it again, which takes a while. After that time as it is.
-    async fn whole_history(&self) -> Vec<(ConversationId, Vec<Seen>)> {
-        let began = Instant::now();
-        loop {
-            let mut all = Vec::new();
-            for (conversation, reader) in self.readers.clone() {
-                all.push((conversation, self.history(conversation, reader).await));
-            }
-            let there: HashSet<ClientMessageId> =
-                all.iter().flat_map(|(_, messages)| messages).map(|seen| seen.message).collect();
-            let missing = self.log.read(|entries| check::missing(entries, &there));
-            println!(
-                "{missing} acknowledged messages are not in history after {:?}",
-                began.elapsed()
-            );
-            if missing == 0 || began.elapsed() > REPLAY_MAX {
-                return all;
-            }
-            sleep(Duration::from_millis(500)).await;
-        }
-    }
-
+    /// All of a conversation, once the platform says that no page of it lacks anything.
     async fn history(&self, conversation: ConversationId, mut reader: Tokens) -> Vec<Seen> {
         let mut pages = Vec::new();
         let mut from = From::Newest;
@@ -320,7 +296,9 @@ impl Crowd {
             let page = self.api.history(&reader.access_token, conversation, from, PAGE_ROWS).await;
             let page = match page {
                 Ok(page) if !page.tail_missing || Instant::now() >= deadline => page,
-                Ok(_) => {
+                Ok(page) => {
+                    let holes = page.messages.windows(2).map(|two| two[0].seq - two[1].seq - 1);
+                    println!("{conversation}: {} messages are not there yet", holes.sum::<u64>());
                     sleep(Duration::from_millis(500)).await;
                     continue;
                 }

@@ -178,6 +178,8 @@ impl Owner {
             )),
             _ => None,
         };
+        // Only for what was decided on a row of the store.
+        let is_store_doubted = work.facts.message.is_some() && self.doubts_store();
         let sent_is_uncertain = self.duplicates.is_uncertain(command.received_at, now, elapsed);
         let slot = self.slots.get(command.conversation_id, elapsed);
         let slot = &*slot;
@@ -186,9 +188,13 @@ impl Owner {
         let decision = decide(state, command, &work.facts, &memory);
         match decision {
             // What it was decided on may lack entries that only the log holds.
-            Decision::Commit(..) | Decision::Refuse(_)
+            Decision::Commit(..) | Decision::Refuse(_) | Decision::Reply(Reply::Changed(_))
                 if slot.lacks_entries() && work.facts.message.is_some() =>
             {
+                Decision::Refuse(store_unavailable())
+            }
+            // What is committed wins over what the store gets again; but nothing that it lacks may be taken for not there.
+            Decision::Refuse(_) | Decision::Reply(Reply::Changed(_)) if is_store_doubted => {
                 Decision::Refuse(store_unavailable())
             }
             Decision::Commit(changes, _)
@@ -332,13 +338,14 @@ impl Owner {
     /// What is committed and not yet in the store, for the history of a conversation.
     fn tail(&mut self, id: ConversationId) -> Result<Reply, Refusal> {
         let committed = self.committed;
-        let Some(slot) = self.slots.find(&id) else { return Ok(Reply::Tail(vec![])) };
+        let reply = if self.doubts_store() { Reply::TailWithGaps } else { Reply::Tail };
+        let Some(slot) = self.slots.find(&id) else { return Ok(reply(vec![])) };
         let inherited_bytes = slot.inherited.as_ref().map_or(0, Inherited::bytes);
         if slot.lacks_entries() || inherited_bytes > TAIL_BYTES_MAX {
             return Err(store_unavailable());
         }
         let entries = slot.unwritten().filter(|entry| entry.message_id() <= committed);
-        Ok(Reply::Tail(entries.map(|entry| entry.encode_to_vec()).collect()))
+        Ok(reply(entries.map(|entry| entry.encode_to_vec()).collect()))
     }
 
     /// Answers a command at once.

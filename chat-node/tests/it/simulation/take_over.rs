@@ -7,11 +7,15 @@ use std::time::Duration;
 use chat_broker::Broker;
 use chat_broker::embedded::EmbeddedBroker;
 use chat_node::conversation::{Action, Command, Conversations, Reply};
-use chat_protocol::api::Sent;
-use chat_protocol::{Body, ClientMessageId, ConversationId, MessageId, Millis, Partition, UserId};
+use chat_protocol::api::{History, Sent};
+use chat_protocol::error::Refusal;
+use chat_protocol::{
+    Body, ClientMessageId, Code, ConversationId, MessageId, Millis, Partition, UserId,
+};
 use chat_store::embedded::EmbeddedStore;
 use chat_store::faulty::FaultyStore;
 use chat_store::{Store, Write};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::client::draft;
@@ -62,10 +66,14 @@ impl Platform {
     }
 
     async fn ask(&self, node: &Node, caller: UserId, action: Action) -> Reply {
+        self.try_to(node, caller, action).await.expect("it is carried out")
+    }
+
+    async fn try_to(&self, node: &Node, caller: UserId, action: Action) -> Result<Reply, Refusal> {
         let received_at = node.clock.now();
         let conversation_id = self.group;
         let command = Command { conversation_id, caller, origin: None, received_at, action };
-        node.router.command(command).await.expect("it is carried out")
+        node.router.command(command).await
     }
 
     async fn send(&self, node: &Node, caller: UserId, number: u128, retry: bool) -> Sent {
@@ -108,7 +116,7 @@ async fn what_a_store_has_lost_is_known_to_the_next_owner_and_keeps_its_watermar
     let name = Some("all of us".to_owned());
     platform.ask(&one, ann, Action::Create { name, members: vec![bob] }).await;
     let first = platform.send(&one, ann, 101, false).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    sleep(Duration::from_secs(5)).await;
     assert_eq!(platform.seqs().await, [first.seq]);
 
     let durable_to = platform.store.checkpoint(platform.partition()).await.unwrap().sequence;
@@ -119,7 +127,7 @@ async fn what_a_store_has_lost_is_known_to_the_next_owner_and_keeps_its_watermar
     let second = platform.send(&one, ann, 102, false).await;
     platform.ask(&one, ann, Action::Invite { user_ids: vec![carol] }).await;
     let third = platform.send(&one, bob, 103, false).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     platform.broker_faults.cut_off(one.id, true);
     platform.store_faults.set_forgetful(false);
 
@@ -141,7 +149,7 @@ async fn what_a_store_has_lost_is_known_to_the_next_owner_and_keeps_its_watermar
     assert_eq!(platform.seqs().await, [first.seq], "nothing of this is in the store yet");
     assert!(platform.watermark(&two) < second.message_id, "so no watermark passes it");
 
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    sleep(Duration::from_secs(5)).await;
     let seqs = [first.seq, second.seq, third.seq, fourth.seq];
     assert_eq!(platform.seqs().await, seqs, "it was written beside all that");
     let watermark = platform.watermark(&two);
@@ -152,7 +160,7 @@ async fn what_a_store_has_lost_is_known_to_the_next_owner_and_keeps_its_watermar
     assert!(!targets.contains(&first.message_id), "she was not there yet");
     let checkpoint = platform.store.checkpoint(platform.partition()).await.unwrap();
     assert_eq!(checkpoint.sequence, durable_to, "the store may lose it once more");
-    tokio::time::sleep(LAG * 2).await;
+    sleep(LAG * 2).await;
     let checkpoint = platform.store.checkpoint(platform.partition()).await.unwrap();
     assert!(checkpoint.sequence > durable_to, "but not for ever");
 }
@@ -164,16 +172,16 @@ async fn watched(platform: &Platform, ann: UserId) -> (Node, Sent) {
         .ask(&one, ann, Action::Create { name: Some("notes".to_owned()), members: vec![] })
         .await;
     let first = platform.send(&one, ann, 101, false).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    sleep(Duration::from_secs(5)).await;
     assert_eq!(platform.seqs().await, [first.seq]);
     (one, first)
 }
 
 /// Lets the owner write what it has, and tell so in the log.
 async fn settle(node: &Node) {
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
     node.owners.look_at_logs();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +190,7 @@ async fn a_store_that_was_there_all_the_time_is_not_written_again() {
     let platform = Platform::new(ann);
     let (one, first) = watched(&platform, ann).await;
     let two = platform.node(2).await;
-    tokio::time::sleep(LAG + Duration::from_secs(1)).await;
+    sleep(LAG + Duration::from_secs(1)).await;
     let second = platform.send(&one, ann, 102, false).await;
     settle(&one).await;
 
@@ -196,7 +204,7 @@ async fn a_store_that_was_there_all_the_time_is_not_written_again() {
     platform.broker_faults.cut_off(one.id, true);
     two.own(platform.partition()).await;
     assert_eq!(platform.tail(&two, ann).await, 0, "all of it was taken");
-    tokio::time::sleep(LAG * 2).await;
+    sleep(LAG * 2).await;
     assert_eq!(*written.lock().unwrap(), 0);
     let checkpoint = platform.store.checkpoint(platform.partition()).await.unwrap();
     let last = platform.broker.last(platform.partition()).await.unwrap().unwrap();
@@ -213,7 +221,7 @@ async fn a_store_that_was_away_after_a_hand_over_gets_back_what_it_took_before()
         let platform = Platform::new(ann);
         let (one, first) = watched(&platform, ann).await;
         let two = platform.node(2).await;
-        tokio::time::sleep(LAG + Duration::from_secs(1)).await;
+        sleep(LAG + Duration::from_secs(1)).await;
         // It acknowledges what it will not have after its crash.
         platform.store_faults.set_forgetful(true);
         let second = platform.send(&one, ann, 102, false).await;
@@ -222,15 +230,15 @@ async fn a_store_that_was_away_after_a_hand_over_gets_back_what_it_took_before()
             true => platform.broker_faults.cut_off(one.id, true),
             false => one.owners.release(platform.partition()),
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_secs(2)).await;
         two.own(platform.partition()).await;
         assert_eq!(platform.tail(&two, ann).await, 0, "it was acknowledged");
         assert_eq!(platform.seqs().await, [first.seq]);
         // Nobody writes anything, but the store is looked at.
         platform.store_faults.set_away(true);
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(3)).await;
         platform.store_faults.heal();
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        sleep(Duration::from_secs(10)).await;
         assert_eq!(platform.seqs().await, [first.seq, second.seq], "dead: {is_dead}");
     }
 }
@@ -240,15 +248,51 @@ async fn an_owner_that_has_not_watched_the_store_for_long_reads_from_the_checkpo
     let ann = UserId(Uuid::from_u128(1));
     let platform = Platform::new(ann);
     let (one, first) = watched(&platform, ann).await;
-    tokio::time::sleep(LAG * 2).await;
+    sleep(LAG * 2).await;
     platform.store_faults.set_forgetful(true);
     let second = platform.send(&one, ann, 102, false).await;
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    sleep(Duration::from_secs(6)).await;
     // The owner and the store crash together, and nobody sees it.
     platform.broker_faults.cut_off(one.id, true);
     platform.store_faults.heal();
     let two = platform.owner(2).await;
     assert!(platform.tail(&two, ann).await > 0);
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    sleep(Duration::from_secs(5)).await;
     assert_eq!(platform.seqs().await, [first.seq, second.seq]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_says_that_a_store_may_lack_messages_until_it_has_them_again() {
+    let ann = UserId(Uuid::from_u128(1));
+    let platform = Platform::new(ann);
+    let (one, first) = watched(&platform, ann).await;
+    sleep(LAG + Duration::from_secs(1)).await;
+    let history =
+        async || one.router.history_after(ann, platform.group, MessageId::ZERO, 100).await.unwrap();
+    let seqs = |history: &History| -> Vec<u64> {
+        let texts = history.messages.iter().filter(|message| message.kind == "text");
+        texts.map(|message| message.seq).collect()
+    };
+    assert!(!history().await.tail_missing);
+
+    // It acknowledges what it will not have after its crash.
+    platform.store_faults.set_forgetful(true);
+    let second = platform.send(&one, ann, 102, false).await;
+    settle(&one).await;
+    platform.store_faults.set_away(true);
+    sleep(Duration::from_secs(3)).await;
+    let third = platform.send(&one, ann, 103, false).await;
+    platform.store_faults.heal();
+    let at_once = history().await;
+    assert_eq!(seqs(&at_once), [first.seq, third.seq], "the owner has the last one itself");
+    assert!(at_once.tail_missing);
+    let react =
+        Action::React { message_id: second.message_id, emoji: "👍".to_owned(), remove: false };
+    let refusal = platform.try_to(&one, ann, react.clone()).await.unwrap_err();
+    assert_eq!(refusal.code, Code::StoreUnavailable, "not that there is no such message");
+    sleep(Duration::from_secs(10)).await;
+    let later = history().await;
+    assert_eq!(seqs(&later), [first.seq, second.seq, third.seq]);
+    assert!(!later.tail_missing);
+    assert!(matches!(platform.ask(&one, ann, react).await, Reply::Changed(_)));
 }
