@@ -1,5 +1,6 @@
 //! Editing, deleting and reacting: what is done to a message that is there.
 
+use chat_protocol::api::Changed;
 use chat_protocol::error::{Code, Refusal};
 use chat_protocol::limits::{REACTION_BYTES_MAX, REACTION_KINDS_MAX};
 use chat_protocol::message::{Message, Role};
@@ -22,6 +23,11 @@ fn target(id: MessageId, facts: &Facts, memory: &Memory<'_>) -> Result<Option<Me
     }
 }
 
+/// It is as asked already: a repeat gets the same answer and changes nothing.
+fn as_it_is(version: MessageId) -> Decision {
+    Decision::Reply(Reply::Changed(Changed { version }))
+}
+
 pub(super) fn edit(
     state: &State,
     caller: UserId,
@@ -38,12 +44,15 @@ pub(super) fn edit(
         return Err(forbidden("Only the person who sent a message can edit it."));
     }
     check_body(&message.kind, body)?;
-    let mentions = checked_mentions(state, mentions)?.into_iter().map(bytes).collect();
+    let mentions = checked_mentions(state, mentions)?;
+    if message.body.as_ref() == Some(body) && message.mentions == mentions {
+        return Ok(as_it_is(message.version));
+    }
     let edited = MessageEdited {
         target: id.0,
         editor: bytes(caller),
         body: body.as_json().to_owned(),
-        mentions,
+        mentions: mentions.into_iter().map(bytes).collect(),
     };
     Ok(Decision::Commit(vec![Change::Edit(edited)], Answer::Changed))
 }
@@ -87,9 +96,7 @@ pub(super) fn react(
     let item = message.reactions.items.iter().find(|item| item.emoji == emoji);
     let present = item.is_some_and(|item| item.user_ids.contains(&caller));
     if present != remove {
-        // It is as asked already: a repeat gets the same answer and changes nothing.
-        let version = message.reactions.version;
-        return Ok(Decision::Reply(Reply::Changed(chat_protocol::api::Changed { version })));
+        return Ok(as_it_is(message.reactions.version));
     }
     if item.is_none() && message.reactions.items.len() >= REACTION_KINDS_MAX {
         let detail =

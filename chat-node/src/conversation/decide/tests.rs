@@ -319,6 +319,36 @@ fn only_the_sender_edits_and_the_sender_or_an_admin_deletes() {
 }
 
 #[test]
+fn editing_twice_changes_once() {
+    let mut world = World::direct();
+    let message = world.say(ANN, "helo");
+    let edit = |text, mentions| Action::Edit {
+        message_id: message.message_id,
+        body: Body::text(text),
+        mentions,
+    };
+    let facts =
+        |message: &Message| Facts { message: Some(Some(message.clone())), ..Facts::default() };
+    let Decision::Commit(mut changes, _) =
+        world.decide(ANN, edit("hello", vec![]), facts(&message))
+    else {
+        panic!("no commit")
+    };
+    let entry = world.apply(changes.remove(0));
+    let mut edited = message.clone();
+    rows::overlay(&mut edited, &entry).unwrap();
+    let Decision::Reply(Reply::Changed(again)) =
+        world.decide(ANN, edit("hello", vec![]), facts(&edited))
+    else {
+        panic!("no answer")
+    };
+    assert_eq!(again.version, entry.message_id(), "the answer that the first one got");
+    for other in [edit("hello!", vec![]), edit("hello", vec![BEN])] {
+        assert!(matches!(world.decide(ANN, other, facts(&edited)), Decision::Commit(..)));
+    }
+}
+
+#[test]
 fn reacting_twice_changes_nothing() {
     let mut world = World::direct();
     let message = world.say(ANN, "lunch?");
