@@ -57,7 +57,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     require(PROGRAMS)?;
     if !options.only_node {
         tools::run()?;
-        succeed(&mut cargo(&["test", "--workspace", "--all-targets", "--locked"]))?;
+        let mut tests = cargo(&["test", "--workspace", "--all-targets", "--locked"]);
+        if let Some(web) = &browser {
+            web.tell(&mut tests);
+        }
+        succeed(&mut tests)?;
         if options.long {
             // By the name of their module: measurements are ignored, too.
             let ignored =
@@ -134,12 +138,14 @@ impl Browser {
     }
 
     fn test(&self, url: &str) -> anyhow::Result<()> {
-        succeed(
-            npm(&["test"])
-                .env("CHAT_TEST_URL", url)
-                .env("CHAT_TEST_REQUIRE", "web")
-                .env("CHAT_TEST_CHROMIUM", &self.program),
-        )
+        let mut tests = npm(&["test"]);
+        self.tell(&mut tests);
+        succeed(tests.env("CHAT_TEST_URL", url))
+    }
+
+    /// Tells tests that there is a browser, and that they must not do without.
+    fn tell(&self, tests: &mut Command) {
+        tests.env("CHAT_TEST_REQUIRE", "web").env("CHAT_TEST_CHROMIUM", &self.program);
     }
 }
 

@@ -61,7 +61,11 @@ impl Platform {
 
     /// A node that is not started yet.
     pub(crate) fn stopped(&self) -> NodeProcess {
-        let flags = self.flags();
+        self.stopped_with(&self.flags())
+    }
+
+    /// The same with these flags in place of the platform's.
+    pub(crate) fn stopped_with(&self, flags: &[String]) -> NodeProcess {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         // It keeps nothing there.
         NodeProcess::stopped(&self.directory.path().join("unused"), &flags)

@@ -17,6 +17,7 @@ mod drain;
 mod durability;
 mod full_disk;
 mod migrate;
+mod places;
 mod platform_restore;
 mod presence;
 mod process;

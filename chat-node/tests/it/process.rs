@@ -84,6 +84,12 @@ impl NodeProcess {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
+    /// Whether its own flags say otherwise.
+    fn sets(&self, usual: &str) -> bool {
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+        self.flags.iter().any(|flag| name(flag) == name(usual))
+    }
+
     /// Starts the process on the same data directory, and waits until it is ready.
     pub(crate) async fn restart(&mut self) {
         self.launch().await;
@@ -104,7 +110,8 @@ impl NodeProcess {
         assert!(self.running.is_none(), "the node runs already");
         let seen = self.log.lock().unwrap().len();
         let mut command = program();
-        command.args(FLAGS).args(&self.flags).arg("--data-dir").arg(&self.data);
+        let usual = FLAGS.iter().filter(|flag| !self.sets(flag));
+        command.args(usual).args(&self.flags).arg("--data-dir").arg(&self.data);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = self.log.clone();
@@ -143,8 +150,13 @@ impl NodeProcess {
 
     /// Sends a signal, such as `-STOP`.
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.running().child.id().to_string();
+        let pid = self.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.running().child.id()
     }
 
     /// One figure of the node's metrics.

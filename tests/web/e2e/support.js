@@ -64,7 +64,7 @@ export class Person {
   static async visit(name, contextOptions = {}) {
     const person = new Person();
     people += 1;
-    Object.assign(person, { name, handle: `${name.toLowerCase().replace(/[^a-z]/g, '') || 'kim'}.${suffix}${people}`, password: 'correct horse battery', problems: [], tolerated: [] });
+    Object.assign(person, { name, handle: `${name.toLowerCase().replace(/[^a-z]/g, '') || 'kim'}.${suffix}${people}`, password: 'correct horse battery', problems: [], tolerated: [], sockets: [] });
     person.context = await browser.newContext({ viewport: { width: 1180, height: 800 }, locale: 'en-GB', ...contextOptions });
     person.page = await person.open();
     return person;
@@ -76,6 +76,7 @@ export class Person {
     page.setDefaultTimeout(30_000);
     const note = (text) => { if (!this.tolerated.some((pattern) => pattern.test(text))) this.problems.push(text); };
     page.on('console', (message) => { if (message.type() === 'error' || /Content Security Policy/.test(message.text())) note(`${message.text()} ${message.location().url}`); });
+    page.on('websocket', (socket) => this.sockets.push(socket.url()));
     page.on('pageerror', (error) => note(String(error.stack)));
     await page.goto(url);
     return page;
