@@ -11,8 +11,7 @@ use crate::config::{Log, LogFormat};
 /// The database's driver repeats a warning that is about how programs may be written, and tells an outage many times a
 /// second; the node tells it once. The broker's client tells each failed attempt to connect as an error, and tries on. The
 /// configured filter comes after these.
-const QUIET: &str =
-    "scylla::network::connection=error,scylla::cluster=off,async_nats::connector=off";
+const QUIET: &str = "scylla::network::connection=error,scylla::cluster=off,scylla::policies=off,async_nats::connector=off";
 
 /// Starts logging to standard error, for the whole process. Fails if something else logs already.
 pub fn start(log: &Log) -> anyhow::Result<()> {
@@ -69,6 +68,7 @@ mod tests {
             let span = tracing::info_span!("request", request_id = "r-1");
             let _entered = span.enter();
             tracing::debug!("not wanted");
+            tracing::error!(target: "scylla::policies::load_balancing::plan", "told for each query");
             tracing::warn!(partition = 7, "append refused");
         });
         let bytes = lines.0.lock().unwrap().clone();
