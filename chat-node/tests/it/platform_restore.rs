@@ -43,6 +43,7 @@ mod long {
     use chat_protocol::{Millis, Partition};
     use chat_store::cql::{CqlStore, Options};
     use chat_store::{Store, Table, Tables};
+    use serde_json::Value;
     use servers::cassandra::{Cassandra, CassandraOptions, DATACENTER};
     use servers::nats::{Nats, NatsOptions};
 
@@ -81,6 +82,16 @@ mod long {
     fn node(platform: &Platform, flags: &[String]) -> NodeProcess {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         NodeProcess::stopped(&platform.keys().with_file_name("unused"), &flags)
+    }
+
+    /// How far a device has received is written once in a while, and at the end of a node.
+    fn without_progress(mut views: Vec<Value>) -> Vec<Value> {
+        for view in &mut views {
+            for device in view["/v1/devices"]["items"].as_array_mut().unwrap() {
+                device.as_object_mut().unwrap().remove("received_until");
+            }
+        }
+        views
     }
 
     /// The copy is made by rows, into another keyspace.
@@ -140,7 +151,8 @@ mod long {
         assert!(said(&done).contains("log of 320 partitions was behind"), "{}", said(&done));
         let mut third = node(&platform, &without_log);
         third.restart().await;
-        assert_eq!(world.view(&third).await, before);
+        let after = world.view(&third).await;
+        assert_eq!(without_progress(after), without_progress(before));
         world.go_on(&third).await;
         third.stop().await;
     }
