@@ -8,6 +8,9 @@ pub const SLOW_PASS: Duration = Duration::from_secs(600);
 /// A pass while something is being waited for that no watch reports: what a node says, or a time.
 pub const WAITING_PASS: Duration = Duration::from_secs(2);
 
+/// A pass while clients move: nodes are asked how far a batch has come, and a late look is time in which nobody moves.
+pub const DRAINING_PASS: Duration = Duration::from_millis(500);
+
 /// A pass while pods start: their watches report it sooner.
 pub const STARTING_PASS: Duration = Duration::from_secs(15);
 

@@ -433,6 +433,7 @@ impl Pass<'_> {
 fn again(plan: &Plan) -> Duration {
     match plan.status.phase {
         Phase::Starting => limits::STARTING_PASS,
+        Phase::Draining if plan.waits => limits::DRAINING_PASS,
         _ if plan.waits => limits::WAITING_PASS,
         Phase::Steady if plan.status.ready_replicas >= plan.status.replicas => limits::SLOW_PASS,
         _ => limits::STARTING_PASS,

@@ -105,19 +105,24 @@ fn grant_action(
     batch: &BatchStatus,
     grant: &Grant,
 ) -> Action {
-    let nodes = i64::try_from(batch.grants.len()).unwrap_or(1).max(1);
     let slow = if run.slowed && !batch.forced { limits::SLOWED_BY } else { 1 };
-    let rate = i64::from(step.spec.drain.max_per_second) / nodes / slow;
+    let rate = i64::from(step.spec.drain.max_per_second) / slow;
+    let all = batch.grants.iter().map(|grant| grant.connections).sum();
     Action::Grant(BatchGrant {
         pod: grant.pod.clone(),
         rollout: run.id.clone(),
         batch: batch.number,
         connections: grant.connections,
-        rate: rate.max(1),
+        rate: share(rate, grant.connections, all),
         jitter: step.spec.drain.jitter,
         target: Revision::new(run.to.as_str()),
         generation: generation(run),
     })
+}
+
+/// A node's part of the rate of a batch: as large as its part of the clients, so that all nodes end at the same time.
+fn share(rate: i64, connections: i64, all: i64) -> i64 {
+    (rate.saturating_mul(connections) / all.max(1)).max(1)
 }
 
 /// Whether enough of the last batch came back, or why not yet.
@@ -351,4 +356,17 @@ fn at_deadline(step: &mut Step<'_>, run: &RolloutStatus) {
         return grant(step, left, true);
     }
     retire(step, "The deadline has passed; pods end.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn nodes_share_the_rate_as_they_share_the_clients() {
+        assert_eq!(share(20, 95, 95), 20, "one node alone");
+        assert_eq!((share(20, 90, 100), share(20, 10, 100)), (18, 2), "both take five seconds");
+        assert_eq!(share(20, 1, 1_000), 1, "none stands still");
+        assert_eq!(share(5, 0, 0), 1);
+    }
 }
