@@ -17,6 +17,8 @@ struct Facts<'a> {
     acknowledged: HashMap<ClientMessageId, Option<(MessageId, u64)>>,
     refused: HashMap<ClientMessageId, &'a str>,
     received: HashMap<DeviceNumber, Vec<&'a Seen>>,
+    /// How many of `sent` had been sent when the device was last reset.
+    sent_before_reset: HashMap<DeviceNumber, usize>,
     twice: Vec<(DeviceNumber, &'a Seen)>,
     ended: Vec<(DeviceNumber, &'a str)>,
     histories: BTreeMap<ConversationId, &'a [Seen]>,
@@ -47,10 +49,11 @@ impl<'a> Facts<'a> {
                         facts.twice.push((*device, message));
                     }
                 }
-                // What it had is loaded again from the history, which is checked by itself.
+                // What was sent until then is loaded from the history, which is checked by itself.
                 Entry::Reset { device } => {
                     have.remove(device);
                     facts.received.remove(device);
+                    facts.sent_before_reset.insert(*device, facts.sent.len());
                 }
                 Entry::Ended { device, reason } => facts.ended.push((*device, reason)),
                 Entry::History { conversation, messages } => {
@@ -119,6 +122,10 @@ fn by_device(facts: &Facts<'_>) -> HashMap<DeviceNumber, HashSet<ClientMessageId
         if facts.acknowledged.contains_key(message) {
             have.entry(*device).or_default().insert(*message);
         }
+    }
+    for (device, count) in &facts.sent_before_reset {
+        let loaded = facts.sent.iter().take(*count).map(|(.., message)| *message);
+        have.entry(*device).or_default().extend(loaded);
     }
     have
 }
@@ -344,7 +351,14 @@ mod tests {
             entries.push(Entry::Reset { device: 1 });
             entries.extend((0..SENT).map(|number| of(1, number)));
         });
-        assert_eq!(reset, "", "after a reset everything comes again");
+        assert_eq!(reset, "", "after a reset everything may come again");
+        let loaded = wrong_with(|entries| entries.insert(5, Entry::Reset { device: 1 }));
+        assert_eq!(loaded, "", "what was sent before it is loaded from the history");
+        let missed = wrong_with(|entries| {
+            entries.insert(5, Entry::Reset { device: 1 });
+            entries.retain(|entry| *entry != of(1, 2));
+        });
+        assert!(missed.contains("Device 1 never got"), "but not what was sent after it: {missed}");
         let false_place = wrong_with(|entries| {
             let message = Seen { seq: 9, ..seen(1) };
             entries.retain(|entry| *entry != of(1, 1));
