@@ -46,6 +46,9 @@ pub const FETCH_WAITING_BYTES_MAX: usize = 8 << 20;
 /// Bytes of fetched messages that are kept for pointers of other users, which come a moment later.
 pub const FETCHED_BYTES_MAX: usize = 8 << 20;
 
+/// How long a node that starts tries to reach its broker and its store. Less than a supervisor gives a start.
+pub const SERVERS_AWAITED_MS: u64 = 60_000;
+
 /// Commands that wait for one partition's owner. What comes beyond is refused as `overloaded`.
 pub const PARTITION_QUEUE_MAX: usize = 4_096;
 

@@ -95,7 +95,9 @@ pub async fn run_on(
     let listener = listen(config.listen, "listen").await?;
     let admin_listener = listen(config.admin_listen, "admin_listen").await?;
     let clock = Clock::system();
-    let mut ports = Box::pin(ports::open(&config, directory, &clock)).await?;
+    let opening = Box::pin(ports::open(&config, directory, &clock));
+    let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
+    let mut ports = opened?;
     (ports.broker, ports.store) = wrap(ports.broker.clone(), ports.store.clone());
     let epoch = ports::agree_on_epoch(&*ports.broker, &*ports.store).await?;
     let node = build(&config, &ports, clock.clone(), keys, epoch, &stop).await?;

@@ -11,17 +11,22 @@ use chat_broker::{Broker, Revision};
 use chat_protocol::Partition;
 use chat_store::embedded::EmbeddedStore;
 use chat_store::{Store, cql};
+use tokio::time::Instant;
 
 use crate::auth::KeyRing;
 use crate::backup::{STORE_EPOCH_KEY, epoch_value};
 use crate::clock::Clock;
 use crate::config::{BrokerAddress, Config, StoreAddress};
 use crate::data_directory::DataDirectory;
+use crate::limits;
 use crate::migrate;
 
 /// How often a node that starts asks for the epoch that another one is writing, and how long it waits in between.
 const EPOCH_ATTEMPTS: usize = 20;
 const EPOCH_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a node waits before it looks for servers again.
+const SERVERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The backends of a node, and what it keeps of its data directory while it runs.
 pub(super) struct Ports {
@@ -78,8 +83,21 @@ pub(super) async fn open(
                 time: Some(Arc::new(move || clock.now())),
                 ..cql_options(config, hosts, keyspace)
             };
-            let store = Box::pin(cql::CqlStore::open(options)).await.map_err(sentence)?;
-            let broker = NatsBroker::open(nats_options(config, servers)).await.map_err(sentence)?;
+            let store = once_there(
+                || Box::pin(cql::CqlStore::open(options.clone())),
+                |error| matches!(error, cql::OpenError::Unreachable { .. }),
+            );
+            let store = store.await?;
+            let broker = once_there(
+                || NatsBroker::open(nats_options(config, servers)),
+                |error| {
+                    matches!(
+                        error,
+                        nats::OpenError::Unreachable { .. } | nats::OpenError::Unavailable(_)
+                    )
+                },
+            );
+            let broker = broker.await?;
             Ok(Ports {
                 broker: Arc::new(broker),
                 store: Arc::new(store),
@@ -89,6 +107,32 @@ pub(super) async fn open(
         }
         // The rules between settings refuse it before.
         _ => bail!("broker and store must be both embedded or both not"),
+    }
+}
+
+/// Opens what other servers hold, and tries again for a while where none of them is there: they may have been started
+/// together with the node, or be about to come back, and whoever starts a node again waits longer each time.
+async fn once_there<T, E, F>(
+    open: impl Fn() -> F,
+    is_absence: impl Fn(&E) -> bool,
+) -> anyhow::Result<T>
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let until = Instant::now() + Duration::from_millis(limits::SERVERS_AWAITED_MS);
+    let mut is_told = false;
+    loop {
+        match open().await {
+            Ok(opened) => return Ok(opened),
+            Err(error) if is_absence(&error) && Instant::now() < until => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!("{} Trying on for a minute.", sentence(error));
+                }
+                tokio::time::sleep(SERVERS_PAUSE).await;
+            }
+            Err(error) => return Err(sentence(error)),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Nodes on NATS and a CQL database, as real processes.
 
 use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,10 +16,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use servers::cassandra::{Cassandra, DATACENTER};
-use servers::nats::Nats;
+use servers::nats::{Nats, NatsOptions};
 
 use crate::client::{PATIENCE, Person, Socket, api, history, text};
-use crate::process::NodeProcess;
+use crate::process::{NodeProcess, program};
 
 /// Servers that tests share, and names of one test's own on them.
 pub(crate) struct Platform {
@@ -102,6 +104,38 @@ async fn a_single_node_keeps_everything_in_nats_and_cassandra() {
     let stopped = tokio::time::timeout(PATIENCE, node.stop());
     stopped.await.expect("a graceful end is not held up");
     assert!(!platform.directory.path().join("unused").exists(), "it needs no data directory");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_started_before_its_servers_waits_for_them() {
+    let start = || (Arc::new(Nats::single(&NatsOptions::default())), Cassandra::shared());
+    let (nats, cassandra) = tokio::task::spawn_blocking(start).await.unwrap();
+    let platform = Platform::on(nats.clone(), cassandra);
+    nats.kill(0);
+    let late = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_secs(3));
+        nats.restart(0);
+    });
+    let mut node = platform.stopped();
+    node.expect("No NATS server answers");
+    node.restart().await;
+    late.await.unwrap();
+
+    // One that waits ends when it is told to.
+    node.kill();
+    platform.nats.kill(0);
+    let mut command = program();
+    command.args(platform.flags()).args(["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("Trying on")));
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        child.wait().unwrap()
+    });
+    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it ends").unwrap();
+    assert_eq!(ended.code(), Some(0));
 }
 
 /// Conversations that messages are sent to all the time, so that every node owns some of them.
