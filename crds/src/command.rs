@@ -15,6 +15,10 @@ pub const REVISION_LABEL: &str = "chatcluster.dev/revision";
 /// counts as long as it is there, whatever its value.
 pub const DRAIN_ANNOTATION: &str = "chatcluster.dev/drain";
 
+/// Annotation on a pod of a member of the database whose volume is lost. It gets an empty one, and takes its place in the
+/// ring again, with the rows of the others. It counts as long as it is there, whatever its value.
+pub const REPLACE_ANNOTATION: &str = "chatcluster.dev/replace";
+
 /// Name of the operator, and of its lease; that of an operator for one namespace ends in `-NAMESPACE`.
 pub const OPERATOR: &str = "chat-operator";
 

@@ -18,15 +18,16 @@ mod status;
 
 pub use chat::{ChatSpec, DiscoverySpec, MANAGED_SETTINGS, PullPolicy, ServiceType, Setting};
 pub use command::{
-    CLUSTER_LABEL, COMPONENT_LABEL, Command, DRAIN_ANNOTATION, OPERATOR, Order, REVISION_LABEL,
+    CLUSTER_LABEL, COMPONENT_LABEL, Command, DRAIN_ANNOTATION, OPERATOR, Order, REPLACE_ANNOTATION,
+    REVISION_LABEL,
 };
 pub use common::{Resources, SecretReference, Storage};
 pub use nats::{ExternalNats, ManagedNats, NatsSpec};
 pub use rollout::{DrainSpec, Jitter, OnDeadline, OnLowResume, OnProgressDeadline, RolloutSpec};
 pub use scylla::{Engine, ExternalScylla, ManagedScylla, Rack, ScyllaSpec};
 pub use status::{
-    BatchStatus, ChatClusterStatus, Condition, Grant, HandledCommand, HistoryEntry, Outcome, Phase,
-    RolloutStatus,
+    BatchStatus, ChatClusterStatus, Condition, Grant, HandledCommand, HistoryEntry, LeavingMember,
+    MemberStatus, Outcome, Phase, RolloutStatus,
 };
 
 use kube::{CustomResource, CustomResourceExt as _, KubeSchema};

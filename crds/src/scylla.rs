@@ -15,7 +15,8 @@ use crate::{Resources, SecretReference, Storage};
     validation = Rule::new("has(self.managed) != has(self.external)").message("Set either scylla.managed or scylla.external."),
     validation = Rule::new("has(self.managed) == has(oldSelf.managed)").message("Keep the database managed or external as it was: the messages do not move by themselves. Make a new ChatCluster."),
     validation = Rule::new("self.keyspace == oldSelf.keyspace").message("Keep scylla.keyspace as it was: the messages are in it."),
-    validation = Rule::new("!has(self.managed) || !has(self.replicationFactor) || self.managed.racks.map(rack, rack.members).sum() >= self.replicationFactor").message("Set scylla.replicationFactor to at most the number of members in all racks.")
+    validation = Rule::new("!has(self.managed) || !has(self.replicationFactor) || self.managed.racks.map(rack, rack.members).sum() >= self.replicationFactor").message("Set scylla.replicationFactor to at most the number of members in all racks."),
+    validation = Rule::new("!has(self.managed) || !has(oldSelf.managed) || has(self.replicationFactor) || self.managed.racks.map(rack, rack.members).sum() >= 3 || self.managed.racks.map(rack, rack.members).sum() >= oldSelf.managed.racks.map(rack, rack.members).sum()").message("Keep at least 3 members in all racks together, or as many as there were: each row has that many copies.")
 )]
 pub struct ScyllaSpec {
     /// A database that the operator runs.
@@ -39,7 +40,7 @@ pub struct ScyllaSpec {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("oldSelf.racks.all(old, self.racks.exists(rack, rack.name == old.name && rack.members >= old.members))").message("Keep every rack, with at least the members it had: the operator does not decommission members yet."),
+    validation = Rule::new("oldSelf.racks.all(old, self.racks.exists(rack, rack.name == old.name))").message("Keep every rack: its members are the only ones that have its copies of the rows. It may have fewer members, and at least one."),
     validation = Rule::new("self.datacenter == oldSelf.datacenter && self.engine == oldSelf.engine").message("Keep scylla.managed.datacenter and scylla.managed.engine as they were: the data are made for them.")
 )]
 pub struct ManagedScylla {
@@ -87,7 +88,7 @@ pub struct Rack {
     /// Its name.
     #[schemars(length(min = 1, max = 16), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// How many members.
+    /// How many members. They join and leave one at a time; the last one leaves first, and its volume goes with it.
     #[schemars(range(min = 1, max = 99))]
     pub members: i32,
     /// Labels that a Kubernetes node must have, such as a zone.

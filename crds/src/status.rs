@@ -52,6 +52,36 @@ pub struct ChatClusterStatus {
     /// Ready members of the database and how many there should be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scylla: Option<String>,
+    /// Members of the database that have joined its ring.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
+    /// The member of the database that leaves the ring. It is written here before it is told to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaving_member: Option<LeavingMember>,
+}
+
+/// A member of the database that has joined its ring.
+#[derive(JsonSchema, Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its pod.
+    pub pod: String,
+    /// Its id in the ring.
+    pub host: String,
+}
+
+/// A member of the database that leaves the ring.
+#[derive(JsonSchema, Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeavingMember {
+    /// Its pod.
+    pub pod: String,
+    /// Its id in the ring; none if it never joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// Where a ChatCluster stands.

@@ -1,8 +1,8 @@
 //! The operator: turns a `ChatCluster` into a running platform, and keeps it so.
 //!
 //! One pass: `observe → validate → build (pure) → rollout::next_step (pure) → apply → status`. Whatever decides is a
-//! function of values and `now`; [`observe`], [`apply`], [`nodes`], [`nats`]'s monitor and [`machines`] are the only parts that talk to
-//! anything.
+//! function of values and `now`; [`observe`], [`apply`], [`nodes`], [`nats`]'s monitor, [`scylla`]'s ring and [`machines`] are the
+//! only parts that talk to anything.
 
 pub mod apply;
 pub mod build;
@@ -17,7 +17,9 @@ pub mod nats;
 pub mod nodes;
 pub mod observe;
 pub mod reconcile;
+pub mod restart;
 pub mod rollout;
+pub mod scylla;
 pub mod server;
 pub mod status;
 pub mod volumes;

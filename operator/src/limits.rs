@@ -32,9 +32,12 @@ pub const NODE_ANSWER: Duration = Duration::from_secs(3);
 /// Nodes asked at once.
 pub const NODES_AT_ONCE: usize = 32;
 
-/// How long a NATS server must have been ready before another one starts again: it says that it is well before it has heard
-/// what it missed.
-pub const NATS_SETTLE_SECONDS: i64 = 10;
+/// How long a server of NATS or of the database must have been ready before another one starts again, comes or goes: it says
+/// that it is well before it has heard what it missed.
+pub const SERVER_SETTLE_SECONDS: i64 = 10;
+
+/// How long a server that is not what it should be is left alone while it is not ready and another one starts.
+pub const SERVER_BROKEN_SECONDS: i64 = 300;
 
 /// Bytes of a node's answer that are read.
 pub const NODE_ANSWER_BYTES: usize = 1024 * 1024;

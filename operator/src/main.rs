@@ -19,6 +19,7 @@ use operator::names;
 use operator::nats::HttpMonitor;
 use operator::nodes::HttpNodes;
 use operator::reconcile::Context;
+use operator::scylla::CqlRing;
 use operator::server::{self, Readiness};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -186,6 +187,7 @@ async fn lead(
         recorder: Recorder::new(client.clone(), reporter),
         client,
         monitor: Arc::new(HttpMonitor::new().context("make a client for NATS servers")?),
+        ring: Arc::new(CqlRing),
         machines: Arc::default(),
         metrics,
         epoch,

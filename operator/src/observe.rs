@@ -17,13 +17,15 @@ use kube::api::{Api, ApiResource, ListParams, TypeMeta};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 
-use crate::build::{self, Facts, Revision, SecretPlan, digest};
+use crate::build::{self, Facts, Members, Revision, SecretPlan, digest};
 use crate::error::{Error, doing};
 use crate::limits;
 use crate::names::{self, Component};
 use crate::nats;
 use crate::nodes::Peer;
+use crate::restart::Server;
 use crate::rollout::{self, Disruption, Order, View, World};
+use crate::scylla::{self, Database};
 
 /// Label by which Kubernetes says which template a pod of a StatefulSet was made from.
 const CONTROLLER_REVISION: &str = "controller-revision-hash";
@@ -122,27 +124,20 @@ impl Found {
         serde_json::from_value(self.object(kind, name)?.clone()).ok()
     }
 
-    /// What building has to know.
-    pub fn facts(&self, cluster: &ChatCluster, operator_namespace: &str) -> Facts {
-        let (own, _) = build::place(cluster);
-        let racks = cluster.spec.scylla.managed.iter().flat_map(|managed| &managed.racks);
-        let mut facts = Facts {
+    /// What building has to know, given the plan of the database.
+    pub fn facts(
+        &self,
+        cluster: &ChatCluster,
+        operator_namespace: &str,
+        members: Members,
+    ) -> Facts {
+        Facts {
             secrets: self.digests(),
             operator_namespace: operator_namespace.to_owned(),
             revisions: self.revisions(cluster),
             claim_sizes: self.claim_sizes(),
-            ..Facts::default()
-        };
-        for rack in racks {
-            let set: Option<StatefulSet> =
-                self.typed("StatefulSet", &names::rack(&own, &rack.name));
-            let Some(set) = set else { continue };
-            facts.racks.insert(rack.name.clone());
-            if ready(&set) >= rack.members {
-                facts.racks_ready.insert(rack.name.clone());
-            }
+            members,
         }
-        facts
     }
 
     fn claim_sizes(&self) -> BTreeMap<String, String> {
@@ -191,7 +186,7 @@ impl Found {
     }
 
     fn part(&self, wanted: Option<i32>, sets: &[String]) -> Part {
-        let mut part = Part { wanted, ready: 0, restarting: false };
+        let mut part = Part { wanted, ..Part::default() };
         for name in sets {
             let Some(set) = self.typed::<StatefulSet>("StatefulSet", name) else { continue };
             part.ready += ready(&set);
@@ -213,10 +208,7 @@ impl Found {
         let mut pods: Vec<&Pod> = self.pods_of(Component::Nats).collect();
         pods.sort_by_key(|pod| pod.name_any());
         let servers = pods.iter().map(|pod| nats::Server {
-            name: pod.name_any(),
-            outdated: pod.labels().get(CONTROLLER_REVISION) != status.update_revision.as_ref(),
-            ready_since: ready_since(pod),
-            ending: pod.metadata.deletion_timestamp.is_some(),
+            server: server(pod, status.update_revision.as_ref()),
             report: None,
         });
         let peers = pods.iter().filter_map(|pod| {
@@ -224,6 +216,55 @@ impl Found {
             Some(Peer { name: pod.name_any(), address })
         });
         (servers.collect(), peers.collect())
+    }
+
+    /// The managed database, before its members are asked.
+    pub fn database(&self, cluster: &ChatCluster, now: Timestamp) -> Option<Database> {
+        let managed = cluster.spec.scylla.managed.as_ref()?;
+        let (own, _) = build::place(cluster);
+        let racks = managed.racks.iter().map(|rack| self.rack(&own, rack));
+        let members = cluster.status.iter().flat_map(|status| &status.members);
+        Some(Database {
+            racks: racks.collect(),
+            copies: build::replication_factor(&cluster.spec.scylla),
+            hosts: members.map(|member| (member.pod.clone(), member.host.clone())).collect(),
+            leaving: cluster.status.as_ref().and_then(|status| status.leaving_member.clone()),
+            now,
+        })
+    }
+
+    fn rack(&self, own: &str, wanted: &crds::Rack) -> scylla::Rack {
+        let name = names::rack(own, &wanted.name);
+        let set = self.typed::<StatefulSet>("StatefulSet", &name);
+        let status = set.as_ref().and_then(|set| set.status.clone()).unwrap_or_default();
+        let members = self.pods_of(Component::Scylla).filter_map(|pod| {
+            let member = scylla::Member {
+                server: server(pod, status.update_revision.as_ref()),
+                uid: pod.uid().unwrap_or_default(),
+                address: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
+                is_lost: pod.annotations().contains_key(crds::REPLACE_ANNOTATION),
+                view: None,
+            };
+            Some((ordinal(&pod.name_any(), &name)?, member))
+        });
+        let claims = self.claims_of(Component::Scylla).filter_map(|claim| {
+            let (claim, ending) = (claim.name_any(), claim.metadata.deletion_timestamp.is_some());
+            let number = ordinal(claim.strip_prefix("data-")?, &name)?;
+            Some((number, scylla::Claim { name: claim, ending }))
+        });
+        let files = self.object("ConfigMap", &name).and_then(|map| map["data"].as_object());
+        let mut files = files.into_iter().flat_map(|files| files.keys());
+        scylla::Rack {
+            name: wanted.name.clone(),
+            joining: files.any(|file| ordinal(file, &name).is_some()),
+            wanted: wanted.members,
+            replicas: set.as_ref().and_then(|set| set.spec.as_ref()?.replicas),
+            ready: set.as_ref().map_or(0, ready),
+            stale: set.is_some_and(|set| status.observed_generation < set.metadata.generation),
+            members: members.collect(),
+            claims: claims.collect(),
+            set: name,
+        }
     }
 
     /// The token of the nodes' admin ports.
@@ -346,18 +387,26 @@ pub struct Part {
     pub ready: i32,
     /// Whether they are being restarted one by one.
     pub restarting: bool,
+    /// Whether one of them is on its way out for good.
+    pub shrinking: bool,
 }
 
 impl Part {
     /// Whether chat nodes can be moved about on it.
     pub fn is_whole(self) -> bool {
-        self.wanted.is_none_or(|wanted| self.ready >= wanted) && !self.restarting
+        self.wanted.is_none_or(|wanted| self.ready >= wanted)
+            && !(self.restarting || self.shrinking)
     }
 
     /// Such as `2/3`.
     pub fn shown(self) -> Option<String> {
         self.wanted.map(|wanted| format!("{}/{wanted}", self.ready))
     }
+}
+
+/// The number of a pod of this StatefulSet.
+fn ordinal(pod: &str, set: &str) -> Option<i32> {
+    pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
 }
 
 fn ready(set: &StatefulSet) -> i32 {
@@ -373,6 +422,17 @@ fn is_restarting(set: &StatefulSet) -> bool {
     stale || (differs && behind)
 }
 
+/// A pod of a StatefulSet that is to be made from the template of this revision.
+pub(crate) fn server(pod: &Pod, update_revision: Option<&String>) -> Server {
+    Server {
+        name: pod.name_any(),
+        outdated: pod.labels().get(CONTROLLER_REVISION) != update_revision,
+        ready_since: ready_since(pod),
+        unready_since: unready_since(pod),
+        ending: pod.metadata.deletion_timestamp.is_some(),
+    }
+}
+
 fn is_ready(pod: &Pod) -> bool {
     ready_condition(pod).is_some_and(|condition| condition.status == "True")
 }
@@ -386,6 +446,15 @@ fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let ready = ready_condition(pod).filter(|condition| condition.status == "True")?;
     // One that does not say since when has been so for ever.
     Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+}
+
+fn unready_since(pod: &Pod) -> Option<Timestamp> {
+    if is_ready(pod) {
+        return None;
+    }
+    let changed = ready_condition(pod).and_then(|ready| ready.last_transition_time.as_ref());
+    // One without a machine has no such condition yet.
+    changed.or(pod.metadata.creation_timestamp.as_ref()).map(|time| time.0)
 }
 
 /// Whether its process runs, or may run: a machine that does not answer says nothing about it.

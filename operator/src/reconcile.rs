@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::{ChatCluster, ChatClusterStatus, DeletionPolicy, Phase};
+use crds::{ChatCluster, ChatClusterStatus, DeletionPolicy, MemberStatus, Phase};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, ApiResource, ListParams, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
@@ -19,10 +19,12 @@ use crate::limits;
 use crate::machines::Machines;
 use crate::metrics::Metrics;
 use crate::names::{self, Component};
-use crate::nats::{Monitor, Next, next_restart};
+use crate::nats::{self, Monitor};
 use crate::nodes::Nodes;
 use crate::observe::{self, Found};
+use crate::restart::Next;
 use crate::rollout::{self, Action, Plan, View};
+use crate::scylla;
 use crate::status::{Findings, describe};
 use crate::volumes;
 
@@ -34,6 +36,8 @@ pub struct Context {
     pub nodes: Arc<dyn Nodes>,
     /// The NATS servers.
     pub monitor: Arc<dyn Monitor>,
+    /// The members of the database.
+    pub ring: Arc<dyn scylla::Ring>,
     /// The machines that are being emptied.
     pub machines: Arc<Machines>,
     /// Counters.
@@ -111,10 +115,15 @@ impl Pass<'_> {
     async fn bring_further(&mut self, findings: &mut Findings) -> Result<Duration, Error> {
         let mut found = observe::find(&self.context.client, &self.cluster).await?;
         findings.secrets = self.complete_secrets(&mut found).await?;
-        let facts = found.facts(&self.cluster, &self.context.operator_namespace);
+        (findings.nats, findings.scylla) = found.ready(&self.cluster);
+        let database = self.plan_database(&found).await?;
+        findings.scylla.shrinking = database.leaving.is_some();
+        findings.scylla_waits = database.waits.clone();
+        let members = database.members.clone();
+        let facts = found.facts(&self.cluster, &self.context.operator_namespace, members);
         let foundation = build::foundation(&self.cluster, &facts);
         self.apply(&found, &foundation).await?;
-        (findings.nats, findings.scylla) = found.ready(&self.cluster);
+        self.follow_database(&found, &database).await?;
         findings.volumes = self.grow_volumes(&found).await;
         findings.nats_waits = self.restart_nats(&found).await?;
 
@@ -132,9 +141,9 @@ impl Pass<'_> {
         }
         let intents: Vec<Intent> = foundation.into_iter().chain(fleet).collect();
         self.prune(&found, &intents, &plan.fleet).await?;
-        // No watch tells that streams have caught up.
-        let restarts = findings.nats_waits.is_some();
-        Ok(if restarts { again(&plan).min(limits::STARTING_PASS) } else { again(&plan) })
+        // No watch tells that streams have caught up, or that a ring has changed.
+        let waits = findings.nats_waits.is_some() || findings.scylla_waits.is_some();
+        Ok(if waits { again(&plan).min(limits::STARTING_PASS) } else { again(&plan) })
     }
 
     /// Creates what is to be generated. Returns what is missing, in sentences.
@@ -232,14 +241,14 @@ impl Pass<'_> {
     async fn restart_nats(&self, found: &Found) -> Result<Option<String>, Error> {
         let Some(managed) = &self.cluster.spec.nats.managed else { return Ok(None) };
         let (mut servers, peers) = found.nats_servers(&self.cluster);
-        if servers.iter().all(|server| !server.outdated) {
+        if servers.iter().all(|server| !server.server.outdated) {
             return Ok(None);
         }
         let mut reports = self.context.monitor.ask(&peers).await;
         for server in &mut servers {
-            server.report = reports.remove(&server.name);
+            server.report = reports.remove(&server.server.name);
         }
-        match next_restart(&servers, managed.replicas, self.now) {
+        match nats::next_restart(&servers, managed.replicas, self.now) {
             Next::Nothing => Ok(None),
             Next::Wait(why) => Ok(Some(why)),
             Next::Restart(name) => {
@@ -249,6 +258,42 @@ impl Pass<'_> {
                 Ok(Some(text))
             }
         }
+    }
+
+    /// What is to be done about the database. Who has joined, and who is to leave, is in the status before it is acted on.
+    async fn plan_database(&mut self, found: &Found) -> Result<scylla::Plan, Error> {
+        let Some(mut database) = found.database(&self.cluster, self.now) else {
+            return Ok(scylla::Plan::default());
+        };
+        if !database.is_at_rest() {
+            let keyspace = &self.cluster.spec.scylla.keyspace;
+            let views = self.context.ring.ask(&database.peers(), keyspace).await;
+            database.hear(views);
+        }
+        let plan = scylla::next_step(&database);
+        let mut status = self.old_status();
+        let hosts = plan.hosts.iter();
+        status.members = hosts
+            .map(|(pod, host)| MemberStatus { pod: pod.clone(), host: host.clone() })
+            .collect();
+        status.leaving_member.clone_from(&plan.leaving);
+        self.put_status(status).await?;
+        Ok(plan)
+    }
+
+    /// Lets volumes and pods of members go, and tells people.
+    async fn follow_database(&self, found: &Found, plan: &scylla::Plan) -> Result<(), Error> {
+        let resource = ApiResource::erase::<PersistentVolumeClaim>(&());
+        for claim in found.claims.iter().filter(|claim| plan.claims.contains(&claim.name_any())) {
+            let uid = claim.uid().unwrap_or_default();
+            self.applier.delete(&resource, &claim.name_any(), &uid).await?;
+            self.context.metrics.write("PersistentVolumeClaim", "delete");
+        }
+        self.delete_pods(found, &plan.pods).await?;
+        for event in &plan.events {
+            self.publish(event.reason, &event.message, false).await;
+        }
+        Ok(())
     }
 
     /// Asks the nodes, if a rollout runs or is due, or has left something behind.
@@ -326,6 +371,10 @@ impl Pass<'_> {
         findings: &Findings,
     ) -> Result<(), Error> {
         let status = describe(&self.cluster, status, findings, self.now);
+        self.put_status(status).await
+    }
+
+    async fn put_status(&mut self, status: ChatClusterStatus) -> Result<(), Error> {
         if self.cluster.status.as_ref() == Some(&status) {
             return Ok(());
         }

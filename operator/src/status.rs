@@ -21,6 +21,8 @@ pub struct Findings {
     pub nats_waits: Option<String>,
     /// The database.
     pub scylla: Part,
+    /// What members of the database wait for, though they should come, start again or leave.
+    pub scylla_waits: Option<String>,
     /// Volumes that do not have the size that they should.
     pub volumes: Vec<String>,
     /// What failed in this pass.
@@ -33,7 +35,11 @@ impl Findings {
         let mut obstacles = self.secrets.clone();
         for (name, part) in [("NATS", self.nats), ("the database", self.scylla)] {
             if let (Some(wanted), false) = (part.wanted, part.is_whole()) {
-                let restarts = if part.restarting { ", and they are being restarted" } else { "" };
+                let restarts = match (part.restarting, part.shrinking) {
+                    (true, _) => ", and they are being restarted",
+                    (false, true) => ", and one of them leaves",
+                    (false, false) => "",
+                };
                 obstacles.push(format!(
                     "{} of {wanted} members of {name} are ready{restarts}.",
                     part.ready
@@ -117,7 +123,12 @@ fn drafts(cluster: &ChatCluster, status: &ChatClusterStatus, findings: &Findings
         secrets,
         volumes,
         part("NatsReady", "NATS servers", findings.nats, findings.nats_waits.as_deref()),
-        part("ScyllaReady", "members of the database", findings.scylla, None),
+        part(
+            "ScyllaReady",
+            "members of the database",
+            findings.scylla,
+            findings.scylla_waits.as_deref(),
+        ),
         available(status),
         rollout(status),
     ];
@@ -138,10 +149,12 @@ fn part(type_: &'static str, what: &str, part: Part, waits: Option<&str>) -> Dra
     if let Some(waits) = waits {
         text = format!("{text} {waits}");
     }
-    match (part.is_whole(), part.restarting) {
-        (true, _) => (type_, Some(true), "AllReady", text),
-        (false, true) => (type_, Some(false), "Restarting", text),
-        (false, false) => (type_, Some(false), "SomeMissing", text),
+    match (part.is_whole(), waits) {
+        (true, None) => (type_, Some(true), "AllReady", text),
+        (true, Some(_)) => (type_, Some(false), "Waits", text),
+        (false, _) if part.restarting => (type_, Some(false), "Restarting", text),
+        (false, _) if part.shrinking => (type_, Some(false), "MemberLeaves", text),
+        (false, _) => (type_, Some(false), "SomeMissing", text),
     }
 }
 

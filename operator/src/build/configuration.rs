@@ -106,7 +106,8 @@ fn scylla(file: &mut Table, cluster: &ChatCluster) {
     }
 }
 
-fn replication_factor(spec: &ScyllaSpec) -> i32 {
+/// Copies of each row, if the keyspace is not there yet.
+pub fn replication_factor(spec: &ScyllaSpec) -> i32 {
     let members =
         |managed: &crds::ManagedScylla| managed.racks.iter().map(|rack| rack.members).sum();
     let most = spec.managed.as_ref().map_or(3, |managed| i32::min(members(managed), 3));

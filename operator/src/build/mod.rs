@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::ChatCluster;
 use kube::ResourceExt;
 
-pub use configuration::configuration;
+pub use configuration::{configuration, replication_factor};
 pub use object::{Concern, Intent, digest};
 pub use revision::{Revision, wanted_revision};
 pub use secret::{SecretPlan, Wanted, generate, secrets};
@@ -25,16 +25,45 @@ pub use secret::{SecretPlan, Wanted, generate, secrets};
 pub struct Facts {
     /// Digests of the contents of the Secrets that the chat nodes use, by name.
     pub secrets: BTreeMap<String, String>,
-    /// Racks that have a StatefulSet.
-    pub racks: BTreeSet<String>,
-    /// Racks all of whose members are ready.
-    pub racks_ready: BTreeSet<String>,
+    /// The members of the database, by its plan.
+    pub members: Members,
     /// Sizes in the templates of the StatefulSets' claims, by the sets' names. They cannot change.
     pub claim_sizes: BTreeMap<String, String>,
     /// Revisions that have a ReplicaSet.
     pub revisions: BTreeSet<Revision>,
     /// Namespace of the operator, whose pods ask the nodes' admin ports.
     pub operator_namespace: String,
+}
+
+/// Which members of the database there are to be, and what they are told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Members {
+    /// How many members of each rack. One that is not named has none yet.
+    pub replicas: BTreeMap<String, i32>,
+    /// How members start that have not joined the ring yet, by their names.
+    pub starts: BTreeMap<String, Start>,
+    /// Unique ids of the pods whose members have joined it, by their names.
+    pub joined: BTreeMap<String, String>,
+    /// Name of the pod whose member is to leave the ring, and the pod's unique id: one that comes after it is not meant.
+    pub leaving: Option<(String, String)>,
+}
+
+/// How a member starts that has not joined the ring yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Start {
+    /// Members that it asks; itself if it is the first.
+    pub seeds: Vec<String>,
+    /// The member whose place it takes.
+    pub replaces: Option<LostMember>,
+}
+
+/// A member whose volume is lost.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LostMember {
+    /// Its id in the ring.
+    pub host: String,
+    /// Its last address.
+    pub address: String,
 }
 
 /// Which revisions there are to be, by the rollout's plan.

@@ -63,6 +63,8 @@ pub(super) fn network_policies(cluster: &ChatCluster, facts: &Facts) -> Vec<Inte
             Component::Scylla,
             vec![
                 rule(&[9042, 19042], Some(parts(&[Component::Chat, Component::Scylla]))),
+                // The operator asks members who is in their ring. Members ask for no password, so no other pod may.
+                rule(&[9042], Some(operator(facts))),
                 rule(&[7000, 7001], Some(parts(&[Component::Scylla]))),
                 rule(&[9180], Some(metrics)),
             ],
@@ -105,6 +107,16 @@ fn rule(ports: &[i32], from: Option<Vec<NetworkPolicyPeer>>) -> NetworkPolicyIng
 
 fn pods(labels: &BTreeMap<String, String>) -> NetworkPolicyPeer {
     NetworkPolicyPeer { pod_selector: Some(pod::labelled(labels)), ..NetworkPolicyPeer::default() }
+}
+
+/// Pods of the operator itself.
+fn operator(facts: &Facts) -> Vec<NetworkPolicyPeer> {
+    if facts.operator_namespace.is_empty() {
+        return Vec::new();
+    }
+    let labels = entry("app.kubernetes.io/name", names::OPERATOR);
+    let peer = namespace(&facts.operator_namespace);
+    vec![NetworkPolicyPeer { pod_selector: Some(pod::labelled(&labels)), ..peer }]
 }
 
 fn namespace(name: &str) -> NetworkPolicyPeer {

@@ -20,8 +20,17 @@ fn facts(cluster: &ChatCluster) -> Facts {
     Facts {
         secrets: used.into_iter().map(|name| (name, "0123456789".to_owned())).collect(),
         operator_namespace: "chat-system".to_owned(),
+        members: members(cluster),
         ..Facts::default()
     }
+}
+
+/// As many members as are wanted, all of which have joined.
+fn members(cluster: &ChatCluster) -> Members {
+    let managed = cluster.spec.scylla.managed.as_ref().unwrap();
+    let replicas = managed.racks.iter().map(|rack| (rack.name.clone(), rack.members));
+    let joined = [("chat-scylla-a-0".to_owned(), "22222222-0000".to_owned())];
+    Members { replicas: replicas.collect(), joined: joined.into(), ..Members::default() }
 }
 
 fn everything(cluster: &ChatCluster) -> Vec<Intent> {
@@ -93,25 +102,46 @@ fn an_upgraded_operator_asks_for_the_same_revision() {
     assert_eq!(revision.as_str(), "16982c904f");
 }
 
+/// The data of the rack's ConfigMap.
+fn told(cluster: &ChatCluster, members: Members) -> serde_json::Value {
+    let facts = Facts { members, ..facts(cluster) };
+    let intents = foundation(cluster, &facts);
+    let is_rack =
+        |intent: &&Intent| intent.resource.kind == "ConfigMap" && intent.name == "chat-scylla-a";
+    intents.iter().find(is_rack).unwrap().value["data"].clone()
+}
+
 #[test]
-fn racks_start_one_after_the_other() {
+fn members_are_told_by_a_file_how_to_join_and_when_to_leave() {
     let mut cluster = example();
-    let managed = cluster.spec.scylla.managed.as_mut().unwrap();
-    let mut second = managed.racks[0].clone();
-    second.name = "b".to_owned();
-    managed.racks.push(second);
-    let sets = |facts: &Facts| {
-        let intents = foundation(&cluster, facts);
-        let sets = intents.iter().filter(|intent| intent.resource.kind == "StatefulSet");
-        sets.map(|intent| intent.name.clone()).collect::<Vec<_>>()
+    let lost = LostMember { host: "33333333-0000".to_owned(), address: "10.0.0.3".to_owned() };
+    let start = Start {
+        seeds: vec!["chat-scylla-a-0".to_owned(), "chat-scylla-a-1".to_owned()],
+        replaces: Some(lost),
     };
-    let mut facts = facts(&cluster);
-    assert_eq!(sets(&facts), ["chat-nats", "chat-scylla-a"]);
-    facts.racks_ready.insert("a".to_owned());
-    assert_eq!(sets(&facts), ["chat-nats", "chat-scylla-a", "chat-scylla-b"]);
-    facts.racks_ready.clear();
-    facts.racks.insert("b".to_owned());
-    assert_eq!(sets(&facts).len(), 3, "a rack that is there stays there");
+    let uid = "44444444-0000".to_owned();
+    let members = Members {
+        starts: BTreeMap::from([("chat-scylla-a-2".to_owned(), start)]),
+        leaving: Some(("chat-scylla-a-3".to_owned(), uid.clone())),
+        ..members(&cluster)
+    };
+    let data = told(&cluster, members.clone());
+    assert_eq!(data["leaving"], format!("{uid}\n"));
+    assert_eq!(data["joined"], "22222222-0000\n");
+    let seeds = "--seeds=chat-scylla-a-0.demo.svc,chat-scylla-a-1.demo.svc";
+    let expected = format!("{seeds} --replace-node-first-boot=33333333-0000\n");
+    assert_eq!(data["chat-scylla-a-2"], expected);
+    cluster.spec.scylla.managed.as_mut().unwrap().engine = crds::Engine::Cassandra;
+    let expected = format!("{seeds} --replace-address-first-boot=10.0.0.3\n");
+    assert_eq!(told(&cluster, members)["chat-scylla-a-2"], expected);
+}
+
+#[test]
+fn a_rack_has_members_when_the_plan_says_so() {
+    let cluster = example();
+    let facts = Facts { members: Members::default(), ..facts(&cluster) };
+    let intents = foundation(&cluster, &facts);
+    assert!(!intents.iter().any(|intent| intent.name == "chat-scylla-a"));
 }
 
 #[test]

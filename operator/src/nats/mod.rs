@@ -1,8 +1,6 @@
 //! The managed NATS servers while they run: which one may start again, and what they say.
 //!
-//! What the servers are made of is in [`crate::build`]. Kubernetes would restart them in the order of their numbers, and
-//! look no further than at a server that answers; so their StatefulSet waits for pods to be deleted, and this decides
-//! which one and when.
+//! What the servers are made of is in [`crate::build`].
 
 mod monitor;
 mod restart;
@@ -14,7 +12,7 @@ use async_trait::async_trait;
 use crate::nodes::Peer;
 
 pub use monitor::HttpMonitor;
-pub use restart::{Next, Server, next_restart};
+pub use restart::{Server, next_restart};
 
 /// What a server says on its monitoring port.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

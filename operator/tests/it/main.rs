@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panics")]
 
+mod bench;
 mod configuration;
+mod database;
 mod lease;
 mod reconcile;
+mod rest;
 mod support;
