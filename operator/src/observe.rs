@@ -136,6 +136,7 @@ impl Found {
             operator_namespace: operator_namespace.to_owned(),
             revisions: self.revisions(cluster),
             claim_sizes: self.claim_sizes(),
+            nats_rotation: self.nats_rotation(cluster),
             members,
         }
     }
@@ -158,9 +159,34 @@ impl Found {
             .filter(move |claim| claim.labels().get(names::COMPONENT).is_some_and(|l| l == part))
     }
 
-    /// Digests of the Secrets' contents.
+    /// Digests of the Secrets' contents, without what was valid before: chat nodes do not use that.
     pub fn digests(&self) -> BTreeMap<String, String> {
-        self.secrets.iter().map(|(name, data)| (name.clone(), digest(data))).collect()
+        let current = |data: &BTreeMap<String, Vec<u8>>| {
+            let is_current = |key: &str| !key.starts_with(build::PREVIOUS);
+            digest(&data.iter().filter(|(key, _)| is_current(key)).collect::<BTreeMap<_, _>>())
+        };
+        self.secrets.iter().map(|(name, data)| (name.clone(), current(data))).collect()
+    }
+
+    fn nats_secret(&self, cluster: &ChatCluster) -> Option<(String, &BTreeMap<String, Vec<u8>>)> {
+        cluster.spec.nats.managed.as_ref()?;
+        let name = build::secrets(cluster).nats?.name;
+        let data = self.secrets.get(&name)?;
+        Some((name, data))
+    }
+
+    /// Digest of the names and passwords of the managed NATS servers, while they take those from before, too.
+    fn nats_rotation(&self, cluster: &ChatCluster) -> Option<String> {
+        let (_, data) = self.nats_secret(cluster)?;
+        let both = data.contains_key("previous-user") && data.contains_key("previous-password");
+        (both && data.get("user") != data.get("previous-user")).then(|| digest(data))
+    }
+
+    /// Tells of a rotation that NATS would not start with: it knows users by their names.
+    pub fn same_nats_user(&self, cluster: &ChatCluster) -> Option<String> {
+        let (name, data) = self.nats_secret(cluster)?;
+        let is_same = data.contains_key("user") && data.get("user") == data.get("previous-user");
+        is_same.then(|| format!("Write another user than previous-user in Secret {name}."))
     }
 
     /// Revisions that have a ReplicaSet which is not on its way out.
@@ -267,11 +293,12 @@ impl Found {
         }
     }
 
-    /// The token of the nodes' admin ports.
-    pub fn admin_token(&self, cluster: &ChatCluster) -> String {
+    /// The token of the nodes' admin ports, and the one that nodes have which started before it was changed.
+    pub fn admin_tokens(&self, cluster: &ChatCluster) -> Vec<String> {
         let name = build::secrets(cluster).admin_token.name;
-        let bytes = self.secrets.get(&name).and_then(|data| data.get("token"));
-        bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
+        let Some(data) = self.secrets.get(&name) else { return Vec::new() };
+        let tokens = ["token", "previous-token"].into_iter().filter_map(|key| data.get(key));
+        tokens.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
     /// Chat nodes that can be asked, those first that are ready.

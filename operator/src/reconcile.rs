@@ -169,7 +169,7 @@ impl Pass<'_> {
                 .filter(move |key| !data.is_some_and(|data| data.contains_key(**key)));
             keys.map(move |key| format!("Create Secret {} with the key {key}.", wanted.name))
         });
-        Ok(missing.collect())
+        Ok(missing.chain(found.same_nats_user(&self.cluster)).collect())
     }
 
     async fn apply(&self, found: &Found, intents: &[Intent]) -> Result<(), Error> {
@@ -313,7 +313,7 @@ impl Pass<'_> {
         if at_rest {
             return BTreeMap::new();
         }
-        self.context.nodes.ask(&found.peers(), &found.admin_token(&self.cluster)).await
+        self.context.nodes.ask(&found.peers(), &found.admin_tokens(&self.cluster)).await
     }
 
     async fn act(&self, found: &Found, facts: &Facts, plan: &Plan) -> Result<Vec<Intent>, Error> {
@@ -340,9 +340,9 @@ impl Pass<'_> {
     }
 
     async fn tell_nodes(&self, found: &Found, actions: &[Action]) {
-        let token = found.admin_token(&self.cluster);
+        let tokens = found.admin_tokens(&self.cluster);
         let told =
-            self.context.nodes.tell(&found.peers(), &token, self.context.epoch, actions).await;
+            self.context.nodes.tell(&found.peers(), &tokens, self.context.epoch, actions).await;
         if let Err(error) = told {
             // The next pass tells them again.
             tracing::warn!(cluster = self.cluster.name_any(), error, "nodes were not told");

@@ -18,7 +18,7 @@ use kube::ResourceExt;
 pub use configuration::{configuration, replication_factor};
 pub use object::{Concern, Intent, digest};
 pub use revision::{Revision, wanted_revision};
-pub use secret::{SecretPlan, Wanted, generate, secrets};
+pub use secret::{PREVIOUS, SecretPlan, Wanted, generate, secrets};
 
 /// What building has to know beside the resource.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Facts {
     pub members: Members,
     /// Sizes in the templates of the StatefulSets' claims, by the sets' names. They cannot change.
     pub claim_sizes: BTreeMap<String, String>,
+    /// Digest of the names and passwords of the managed NATS servers, while they take those from before, too.
+    pub nats_rotation: Option<String>,
     /// Revisions that have a ReplicaSet.
     pub revisions: BTreeSet<Revision>,
     /// Namespace of the operator, whose pods ask the nodes' admin ports.

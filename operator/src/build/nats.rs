@@ -28,7 +28,7 @@ pub(super) fn intents(cluster: &ChatCluster, facts: &Facts) -> Vec<Intent> {
     vec![
         Intent::new(&ConfigMap {
             metadata: metadata(cluster, name.clone(), Component::Nats),
-            data: Some(entry("nats.conf", configuration(cluster, managed))),
+            data: Some(entry("nats.conf", configuration(cluster, managed, facts))),
             ..ConfigMap::default()
         }),
         Intent::new(&Service {
@@ -64,7 +64,7 @@ const PORTS: &[(&str, i32)] = &[("client", 4222), ("cluster", 6222), ("monitor",
 fn stateful_set(cluster: &ChatCluster, managed: &ManagedNats, facts: &Facts) -> Intent {
     let (own, _) = place(cluster);
     let selector = names::selector(&own, Component::Nats);
-    let text = configuration(cluster, managed);
+    let text = configuration(cluster, managed, facts);
     let mut template = ObjectMeta {
         labels: Some(pod::pod_labels(cluster, Component::Nats)),
         ..ObjectMeta::default()
@@ -100,7 +100,7 @@ fn stateful_set(cluster: &ChatCluster, managed: &ManagedNats, facts: &Facts) -> 
                     ]),
                     topology_spread_constraints: Some(pod::spread(&selector)),
                     termination_grace_period_seconds: Some(GRACE_SECONDS),
-                    ..pod::pod_spec(cluster, vec![container(cluster, managed)])
+                    ..pod::pod_spec(cluster, vec![container(cluster, managed, facts)])
                 }),
             },
             ..StatefulSetSpec::default()
@@ -122,12 +122,18 @@ pub(super) fn retention(cluster: &ChatCluster) -> StatefulSetPersistentVolumeCla
     }
 }
 
-fn container(cluster: &ChatCluster, managed: &ManagedNats) -> Container {
+fn container(cluster: &ChatCluster, managed: &ManagedNats, facts: &Facts) -> Container {
     let signal = ["nats-server", "--signal", "ldm=/run/nats/nats.pid"];
     let mut env = vec![pod::own_field("POD_NAME", "metadata.name")];
     if let Some(secret) = secrets(cluster).nats {
         env.push(pod::from_secret("NATS_USER", &secret.name, "user"));
         env.push(pod::from_secret("NATS_PASSWORD", &secret.name, "password"));
+        if facts.nats_rotation.is_some() {
+            let previous = [("USER", "previous-user"), ("PASSWORD", "previous-password")];
+            env.extend(previous.map(|(variable, key)| {
+                pod::from_secret(&format!("NATS_PREVIOUS_{variable}"), &secret.name, key)
+            }));
+        }
     }
     // A probe that looks at streams would let one broken stream hold up a pod, and then the whole roll.
     let health = "/healthz?js-server-only=true";
@@ -159,7 +165,21 @@ fn container(cluster: &ChatCluster, managed: &ManagedNats) -> Container {
     }
 }
 
-fn configuration(cluster: &ChatCluster, managed: &ManagedNats) -> String {
+/// Who may connect. While names and passwords are changed servers take both, and start again when they become others; else
+/// the text does not tell which they are, and a server that starts takes those of the Secret.
+fn authorization(rotation: Option<&str>) -> String {
+    match rotation {
+        None => "authorization {\n  user: $NATS_USER\n  password: $NATS_PASSWORD\n}\n".to_owned(),
+        Some(digest) => format!(
+            "# {digest}\n\
+             authorization {{\n  users: [\n    \
+             {{ user: $NATS_USER, password: $NATS_PASSWORD }}\n    \
+             {{ user: $NATS_PREVIOUS_USER, password: $NATS_PREVIOUS_PASSWORD }}\n  ]\n}}\n"
+        ),
+    }
+}
+
+fn configuration(cluster: &ChatCluster, managed: &ManagedNats, facts: &Facts) -> String {
     let (own, namespace) = place(cluster);
     let (name, headless) = (names::nats(&own), names::nats_headless(&own));
     let store = bytes(&managed.storage.size).unwrap_or_default();
@@ -172,6 +192,7 @@ fn configuration(cluster: &ChatCluster, managed: &ManagedNats) -> String {
             "cluster {{\n  name: {name}\n  port: 6222\n  no_advertise: true\n  routes: [\n{routes}  ]\n}}\n"
         ),
     };
+    let authorization = authorization(facts.nats_rotation.as_deref());
     format!(
         "server_name: $POD_NAME\n\
          port: 4222\n\
@@ -179,7 +200,7 @@ fn configuration(cluster: &ChatCluster, managed: &ManagedNats) -> String {
          pid_file: /run/nats/nats.pid\n\
          lame_duck_grace_period: 10s\n\
          lame_duck_duration: {LAME_DUCK_SECONDS}s\n\
-         authorization {{\n  user: $NATS_USER\n  password: $NATS_PASSWORD\n}}\n\
+         {authorization}\
          jetstream {{\n  store_dir: /data\n  max_memory_store: 0\n  max_file_store: {store}\n  sync_interval: {}\n}}\n\
          {clustered}",
         managed.sync_interval

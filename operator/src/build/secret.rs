@@ -12,6 +12,9 @@ use super::object::{Intent, entry, metadata};
 use super::place;
 use crate::names::{self, Component};
 
+/// How keys of a Secret begin that hold what was valid before, for those who still use it.
+pub const PREVIOUS: &str = "previous-";
+
 /// A Secret that the platform needs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Wanted {

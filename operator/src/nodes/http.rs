@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use chat_protocol::admin::{
-    AdminProblem, Amount, Grant, Jitter, NodeStatus, Order, OwnerRevision, Phase, Target,
+    AdminCode, AdminProblem, Amount, Grant, Jitter, NodeStatus, Order, OwnerRevision, Phase, Target,
 };
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
@@ -39,16 +39,27 @@ enum Failure {
     Unreadable(#[from] serde_json::Error),
 }
 
+impl Failure {
+    /// Whether the node has another token.
+    fn is_of_token(&self) -> bool {
+        match self {
+            Failure::Refused(problem) => problem.code == AdminCode::Unauthenticated,
+            Failure::Status(status) => *status == reqwest::StatusCode::UNAUTHORIZED,
+            _ => false,
+        }
+    }
+}
+
 impl HttpNodes {
     /// A client of admin ports.
     pub fn new() -> Result<HttpNodes, reqwest::Error> {
         Ok(HttpNodes { client: client()? })
     }
 
-    async fn ask_one(&self, peer: &Peer, token: &str) -> View {
+    async fn ask_one(&self, peer: &Peer, tokens: &[String]) -> View {
         let answer = async {
-            let request = self.client.get(url(peer, "status")).bearer_auth(token);
-            Ok::<NodeStatus, Failure>(serde_json::from_slice(&body(request).await?)?)
+            let bytes = said(|| self.client.get(url(peer, "status")), tokens).await?;
+            Ok::<NodeStatus, Failure>(serde_json::from_slice(&bytes)?)
         };
         match answer.await {
             Ok(status) => View::Known(node(status)),
@@ -63,7 +74,7 @@ impl HttpNodes {
     async fn tell_one(
         &self,
         peers: &[Peer],
-        token: &str,
+        tokens: &[String],
         epoch: i64,
         action: &Action,
     ) -> Option<String> {
@@ -73,14 +84,28 @@ impl HttpNodes {
             None => peers.first(),
         };
         let Some(peer) = peer else { return Some(format!("no pod can be told to {path}")) };
-        let request = self.client.post(url(peer, path)).bearer_auth(token).json(&wanted);
-        let failure = body(request).await.err();
+        let failure = said(|| self.client.post(url(peer, path)).json(&wanted), tokens).await.err();
         failure.map(|error| format!("{} did not take {path}: {error}", peer.name))
     }
 }
 
 fn url(peer: &Peer, path: &str) -> String {
     peer.url(PORT, &format!("v1/admin/{path}"))
+}
+
+/// The answer to the first token that is not refused.
+async fn said(
+    request: impl Fn() -> reqwest::RequestBuilder,
+    tokens: &[String],
+) -> Result<Vec<u8>, Failure> {
+    let Some((last, earlier)) = tokens.split_last() else { return body(request()).await };
+    for token in earlier {
+        match body(request().bearer_auth(token)).await {
+            Err(failure) if failure.is_of_token() => {}
+            answer => return answer,
+        }
+    }
+    body(request().bearer_auth(last)).await
 }
 
 /// The body of a good answer; of a bad one why it is bad.
@@ -202,8 +227,8 @@ fn grant(batch: &BatchGrant, epoch: u64) -> Grant {
 
 #[async_trait]
 impl Nodes for HttpNodes {
-    async fn ask(&self, peers: &[Peer], token: &str) -> BTreeMap<String, View> {
-        let asked: Vec<_> = peers.iter().map(|peer| self.ask_one(peer, token)).collect();
+    async fn ask(&self, peers: &[Peer], tokens: &[String]) -> BTreeMap<String, View> {
+        let asked: Vec<_> = peers.iter().map(|peer| self.ask_one(peer, tokens)).collect();
         let answers = stream::iter(asked).buffered(limits::NODES_AT_ONCE).collect::<Vec<View>>();
         let names = peers.iter().map(|peer| peer.name.clone());
         names.zip(answers.await).collect()
@@ -212,12 +237,12 @@ impl Nodes for HttpNodes {
     async fn tell(
         &self,
         peers: &[Peer],
-        token: &str,
+        tokens: &[String],
         epoch: i64,
         actions: &[Action],
     ) -> Result<(), String> {
         let told: Vec<_> =
-            actions.iter().map(|action| self.tell_one(peers, token, epoch, action)).collect();
+            actions.iter().map(|action| self.tell_one(peers, tokens, epoch, action)).collect();
         let failures = stream::iter(told).buffered(limits::NODES_AT_ONCE);
         let failures: Vec<Option<String>> = failures.collect().await;
         let failures: Vec<String> = failures.into_iter().flatten().collect();
@@ -234,6 +259,38 @@ mod tests {
         let document = include_str!("../../../docs/drain.md");
         let text = document.split(&format!("```json {name}\n")).nth(1).unwrap();
         serde_json::from_str(text.split("\n```").next().unwrap()).unwrap()
+    }
+
+    /// Answers requests that show this token, one at a time.
+    async fn serve(listener: tokio::net::TcpListener, token: &str) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(connection.read_u8().await.unwrap());
+            }
+            let passes = String::from_utf8(head).unwrap().contains(&format!("Bearer {token}\r\n"));
+            let status = if passes { "200 OK" } else { "401 Unauthorized" };
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_refuses_a_token_is_shown_the_one_from_before() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/status", listener.local_addr().unwrap());
+        let server = tokio::spawn(serve(listener, "old"));
+        // An error means that there is a provider already.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = client().unwrap();
+        let tokens = ["new".to_owned(), "old".to_owned()];
+        assert_eq!(said(|| client.get(&url), &tokens).await.unwrap(), b"{}");
+        let refused = said(|| client.get(&url), &tokens[..1]).await.unwrap_err();
+        assert!(refused.is_of_token(), "{refused}");
+        server.abort();
     }
 
     #[test]

@@ -37,18 +37,19 @@ pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// The nodes of a platform. Everything may be said twice, and an answer may be missing.
+/// The nodes of a platform. Everything may be said twice, and an answer may be missing. Of the tokens each node has one: a
+/// node that refuses the first is shown the next.
 #[async_trait]
 pub trait Nodes: Send + Sync {
     /// Asks each node how it is. A node that does not answer in time is [`View::Unknown`].
-    async fn ask(&self, peers: &[Peer], token: &str) -> BTreeMap<String, View>;
+    async fn ask(&self, peers: &[Peer], tokens: &[String]) -> BTreeMap<String, View>;
 
     /// Says what to do. `epoch` is the operator's: nodes refuse a lower one than they have heard. The error says which
     /// nodes did not take it; they are told again in the next pass.
     async fn tell(
         &self,
         peers: &[Peer],
-        token: &str,
+        tokens: &[String],
         epoch: i64,
         actions: &[Action],
     ) -> Result<(), String>;

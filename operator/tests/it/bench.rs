@@ -23,8 +23,8 @@ pub(crate) struct Told(pub(crate) Mutex<Vec<Action>>);
 
 #[async_trait]
 impl Nodes for Told {
-    async fn ask(&self, peers: &[Peer], token: &str) -> BTreeMap<String, View> {
-        assert!(!token.is_empty(), "nodes ask for the admin token");
+    async fn ask(&self, peers: &[Peer], tokens: &[String]) -> BTreeMap<String, View> {
+        assert!(!tokens.is_empty(), "nodes ask for the admin token");
         let actions = self.0.lock().unwrap();
         let owner = actions.iter().find_map(|action| match action {
             Action::Own { revision, .. } => Some(revision.clone()),
@@ -50,7 +50,7 @@ impl Nodes for Told {
     async fn tell(
         &self,
         _: &[Peer],
-        _: &str,
+        _: &[String],
         epoch: i64,
         actions: &[Action],
     ) -> Result<(), String> {

@@ -8,4 +8,5 @@ mod database;
 mod lease;
 mod reconcile;
 mod rest;
+mod servers;
 mod support;
