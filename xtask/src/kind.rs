@@ -24,12 +24,16 @@ pub(crate) enum Action {
         /// Its name
         #[arg(default_value = "chat")]
         name: String,
+        #[command(flatten)]
+        images: images::Options,
     },
     /// Copy the newest images to a cluster
     Load {
         /// Its name
         #[arg(default_value = "chat")]
         name: String,
+        #[command(flatten)]
+        images: images::Options,
     },
     /// Remove a cluster; images stay
     Down {
@@ -42,13 +46,13 @@ pub(crate) enum Action {
 /// Does it.
 pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
     match action {
-        Action::Up { name } => {
+        Action::Up { name, images } => {
             let kubeconfig = up(name)?;
-            load(name, &images::Options::default())?;
+            load(name, images)?;
             say_next(name, &kubeconfig);
             Ok(())
         }
-        Action::Load { name } => load(name, &images::Options::default()),
+        Action::Load { name, images } => load(name, images),
         Action::Down { name } => down(name),
     }
 }
@@ -82,6 +86,8 @@ pub(crate) fn test(names: &[&str], options: &images::Options) -> anyhow::Result<
     // Built first, so that no cluster waits for a compiler; of the whole workspace, as the other tests are.
     let tests = ["test", "--workspace", "--test", "on_kind", "--locked"];
     succeed(cargo(&tests).arg("--no-run"))?;
+    // They run the plugin as a person does.
+    succeed(&mut cargo(&["build", "--workspace", "--bin", "kubectl-chat", "--locked"]))?;
     remove_leftovers()?;
     let tested = up(&cluster).and_then(|kubeconfig| {
         load(&cluster, options)?;
