@@ -170,6 +170,7 @@ fn pod_spec(
     PodSpec {
         volumes: Some(volumes),
         topology_spread_constraints: Some(pod::spread(selector)),
+        affinity: Some(pod::apart(selector)),
         termination_grace_period_seconds: Some(chat.termination_grace_seconds),
         node_selector: Some(chat.node_selector.clone()).filter(|labels| !labels.is_empty()),
         ..pod::pod_spec(cluster, vec![container(cluster, &plan)])

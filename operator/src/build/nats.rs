@@ -99,6 +99,7 @@ fn stateful_set(cluster: &ChatCluster, managed: &ManagedNats, facts: &Facts) -> 
                         pod::empty_volume("run"),
                     ]),
                     topology_spread_constraints: Some(pod::spread(&selector)),
+                    affinity: Some(pod::apart(&selector)),
                     termination_grace_period_seconds: Some(GRACE_SECONDS),
                     ..pod::pod_spec(cluster, vec![container(cluster, managed, facts)])
                 }),

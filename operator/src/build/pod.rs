@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use crds::{ChatCluster, Resources, Storage};
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim,
-    PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, Probe, ResourceRequirements,
-    SeccompProfile, SecretKeySelector, SecurityContext, ServiceAccount, ServicePort,
-    TCPSocketAction, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+    EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector,
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity,
+    PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector,
+    SecurityContext, ServiceAccount, ServicePort, TCPSocketAction, TopologySpreadConstraint,
+    Volume, VolumeMount, VolumeResourceRequirements, WeightedPodAffinityTerm,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -75,18 +76,35 @@ pub(super) fn confined() -> SecurityContext {
     }
 }
 
-/// Spread over machines, and over zones where there are any; where that is not possible, pods start all the same.
+/// Spread over machines; where that is not possible, pods start all the same. Zones have no place here: the scheduler heeds
+/// none of these constraints on a machine that lacks the label of one of them.
 pub(super) fn spread(selector: &BTreeMap<String, String>) -> Vec<TopologySpreadConstraint> {
-    let keys = ["kubernetes.io/hostname", "topology.kubernetes.io/zone"];
-    keys.iter()
-        .map(|key| TopologySpreadConstraint {
-            max_skew: 1,
-            topology_key: (*key).to_owned(),
-            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+    vec![TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(labelled(selector)),
+        ..TopologySpreadConstraint::default()
+    }]
+}
+
+/// Spread over zones, where there are any.
+pub(super) fn apart(selector: &BTreeMap<String, String>) -> Affinity {
+    let other_zone = WeightedPodAffinityTerm {
+        weight: 100,
+        pod_affinity_term: PodAffinityTerm {
             label_selector: Some(labelled(selector)),
-            ..TopologySpreadConstraint::default()
-        })
-        .collect()
+            topology_key: "topology.kubernetes.io/zone".to_owned(),
+            ..PodAffinityTerm::default()
+        },
+    };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![other_zone]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
 }
 
 pub(super) fn labelled(labels: &BTreeMap<String, String>) -> LabelSelector {

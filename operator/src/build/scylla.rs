@@ -320,6 +320,7 @@ fn stateful_set(
                 spec: Some(PodSpec {
                     volumes: Some(vec![pod::config_volume("rackdc", &name)]),
                     topology_spread_constraints: Some(pod::spread(&selector)),
+                    affinity: Some(pod::apart(&selector)),
                     termination_grace_period_seconds: Some(GRACE_SECONDS),
                     node_selector: Some(rack.node_selector.clone())
                         .filter(|labels| !labels.is_empty()),

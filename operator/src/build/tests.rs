@@ -144,6 +144,23 @@ fn a_rack_has_members_when_the_plan_says_so() {
     assert!(!intents.iter().any(|intent| intent.name == "chat-scylla-a"));
 }
 
+/// On a machine that lacks the label of one constraint, such as that of a zone, the scheduler heeds none of a pod's.
+#[test]
+fn pods_are_spread_where_there_are_no_zones() {
+    let mut seen = 0;
+    for intent in everything(&example()) {
+        let pod = &intent.value["spec"]["template"]["spec"];
+        if !pod.is_object() {
+            continue;
+        }
+        let constraints = pod["topologySpreadConstraints"].as_array().unwrap();
+        let keys: Vec<_> = constraints.iter().map(|one| &one["topologyKey"]).collect();
+        assert_eq!(keys, ["kubernetes.io/hostname"], "{}", intent.name);
+        seen += 1;
+    }
+    assert_eq!(seen, 3);
+}
+
 #[test]
 fn pods_pass_the_restricted_profile() {
     for intent in everything(&example()) {
