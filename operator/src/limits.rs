@@ -20,6 +20,9 @@ pub const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 /// How long the first pass waits to see which machines are being emptied.
 pub const FIRST_LOOK: Duration = Duration::from_secs(10);
 
+/// Until it is tried again to watch machines that may not be read: rights change rarely.
+pub const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
 /// Passes at once, of different resources.
 pub const PASSES_AT_ONCE: u16 = 8;
 

@@ -105,6 +105,8 @@ pub async fn watch(client: Client, machines: Arc<Machines>) {
                     );
                 }
                 was_refused = true;
+                // Each attempt is a line of the client's log, and its own pauses begin anew with each.
+                tokio::time::sleep(limits::REFUSED_PAUSE).await;
             }
             // What was seen last stays true for long, and the next list corrects it.
             Err(error) => tracing::debug!(%error, "Kubernetes nodes could not be watched"),
