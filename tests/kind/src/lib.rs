@@ -13,12 +13,16 @@
 mod diagnosis;
 pub mod drain;
 pub mod helm;
+pub mod kubectl;
+pub mod machines;
 pub mod manifest;
 pub mod platform;
 pub mod pod;
+pub mod roll;
 pub mod space;
 mod wait;
 
 pub use platform::Platform;
+pub use roll::Roll;
 pub use space::{Space, in_space};
 pub use wait::{PATIENCE, until};

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crds::{ChatCluster, ChatClusterSpec, ChatClusterStatus, Phase};
+use crds::{
+    ChatCluster, ChatClusterSpec, ChatClusterStatus, ExternalNats, ExternalScylla, Phase,
+    SecretReference, Setting,
+};
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -17,9 +20,15 @@ const NAME: &str = "chat";
 /// A small platform on the database's double.
 const MANIFEST: &str = include_str!("../manifests/platform.yaml");
 
+/// One NATS server and one CQL server that no operator runs.
+pub const SERVERS: &str = include_str!("../manifests/servers.yaml");
+
 /// Conditions that are true of a platform at rest.
 const GOOD: [&str; 7] =
     ["Ready", "Accepted", "SecretsReady", "VolumesReady", "NatsReady", "ScyllaReady", "Available"];
+
+/// The image of the chat node under a second name.
+pub const NEXT_IMAGE: &str = "chatcluster/chat-node:next";
 
 /// A change of a spec.
 pub type Edit<'a> = &'a dyn Fn(&mut ChatClusterSpec);
@@ -51,6 +60,45 @@ pub async fn define(client: &Client) {
 /// The small platform's specification.
 pub fn small() -> ChatClusterSpec {
     serde_saphyr::from_str::<ChatCluster>(MANIFEST).expect("a ChatCluster").spec
+}
+
+/// The small platform with three NATS servers.
+pub fn three_servers() -> ChatClusterSpec {
+    let mut spec = small();
+    spec.nats.managed.as_mut().expect("managed servers").replicas = 3;
+    // A publication is lost while servers tell each other where a node has connected again. Its devices find it when they
+    // look what they have missed: by default within a minute, which is longer than the tests allow.
+    let audit = Setting { name: "audit_interval_ms".to_owned(), value: "10000".to_owned() };
+    spec.chat.config.push(audit);
+    spec
+}
+
+/// The small platform on [`SERVERS`], with signing keys in the Secret `given-keys`.
+pub fn on_servers(login: Option<SecretReference>) -> ChatClusterSpec {
+    let mut spec = small();
+    spec.nats.managed = None;
+    spec.nats.external = Some(ExternalNats {
+        servers: vec!["nats://nats:4222".to_owned()],
+        credentials: login,
+        certificate_authority: None,
+    });
+    spec.nats.stream_replicas = Some(1);
+    spec.nats.stream_bytes_max = Some(64 << 20);
+    spec.scylla.managed = None;
+    spec.scylla.external = Some(ExternalScylla {
+        contact_points: vec!["cql:9042".to_owned()],
+        datacenter: "dc1".to_owned(),
+        credentials: None,
+        certificate_authority: None,
+    });
+    spec.scylla.replication_factor = Some(1);
+    spec.secrets.token_keys = Some(SecretReference { name: "given-keys".to_owned() });
+    spec
+}
+
+/// Asks for another revision.
+pub fn next_image(spec: &mut ChatClusterSpec) {
+    spec.chat.image = NEXT_IMAGE.to_owned();
 }
 
 impl Platform {

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use chat_client::Api;
 use cluster::crowd::{Crowd, CrowdOptions, seed};
 use cluster::log::Entry;
+use kind::platform::SERVERS;
 use kind::pod::{Lines, restarts};
 use kind::{PATIENCE, Space, drain, in_space};
 
-const SERVERS: &str = include_str!("../../manifests/servers.yaml");
 const CHAT: &str = include_str!("../../manifests/chat.yaml");
 const ALONE: &str = include_str!("../../manifests/alone.yaml");
 

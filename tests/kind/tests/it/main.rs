@@ -3,6 +3,10 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod images;
+mod machines;
 mod operate;
 mod platform;
+mod plugin;
 mod rollout;
+mod secrets;
+mod servers;

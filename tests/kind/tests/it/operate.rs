@@ -5,17 +5,15 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use cluster::crowd::{Crowd, CrowdOptions, seed};
-use crds::{ExternalNats, ExternalScylla, Outcome, SecretReference};
+use crds::Outcome;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kind::platform::{Edit, Platform, define, small};
+use kind::platform::{Edit, Platform, SERVERS, define, on_servers, small};
 use kind::{PATIENCE, Space, in_space, until};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
-
-const SERVERS: &str = include_str!("../../manifests/servers.yaml");
 
 const PEOPLE: CrowdOptions =
     CrowdOptions { users: 8, devices: 2, groups: 4, pause_ms: 200, polls_every: 8 };
@@ -176,27 +174,9 @@ async fn servers_may_be_somebody_elses() {
         space.apply(SERVERS).await;
         space.until_available("nats").await;
         space.until_available("cql").await;
-        let mut spec = small();
-        spec.nats.managed = None;
-        spec.nats.external = Some(ExternalNats {
-            servers: vec!["nats://nats:4222".to_owned()],
-            credentials: None,
-            certificate_authority: None,
-        });
-        spec.nats.stream_replicas = Some(1);
-        spec.nats.stream_bytes_max = Some(64 << 20);
-        spec.scylla.managed = None;
-        spec.scylla.external = Some(ExternalScylla {
-            contact_points: vec!["cql:9042".to_owned()],
-            datacenter: "dc1".to_owned(),
-            credentials: None,
-            certificate_authority: None,
-        });
-        spec.scylla.replication_factor = Some(1);
-        spec.secrets.token_keys = Some(SecretReference { name: "given-keys".to_owned() });
         define(&space.client).await;
         space.operator().await;
-        let platform = Platform::create(&space, spec).await;
+        let platform = Platform::create(&space, on_servers(None)).await;
         until("the missing Secret is told", async || {
             let status = platform.status().await;
             let secrets = status.conditions.into_iter().find(|c| c.type_ == "SecretsReady")?;

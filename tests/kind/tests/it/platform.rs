@@ -3,6 +3,7 @@
 use cluster::crowd::{Crowd, CrowdOptions, seed};
 use crds::DeletionPolicy;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
+use kind::machines::on_machine;
 use kind::platform::{Platform, small};
 use kind::{PATIENCE, Space, in_space};
 use kube::ResourceExt;
@@ -33,6 +34,9 @@ async fn a_platform_is_installed_serves_two_clients_and_goes() {
         let spec = crds::ChatClusterSpec { deletion_policy: DeletionPolicy::Retain, ..small() };
         let platform = Platform::create(&space, spec).await;
         platform.until_ready().await;
+        let nodes = platform.pods("chat").await;
+        let machines = space.workers().await;
+        assert!(machines.iter().all(|machine| on_machine(&nodes, machine).len() == 1), "{nodes:?}");
 
         let api = chat_client::Api::new(&platform.url().await).unwrap();
         let crowd = Crowd::start("kind-platform", seed(), api, TWO).await;

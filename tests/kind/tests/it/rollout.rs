@@ -1,94 +1,19 @@
 //! Rollouts while people chat, and what befalls them.
 
-use std::time::Duration;
-
-use cluster::crowd::{Crowd, CrowdOptions, seed};
-use cluster::log::Entry;
-use crds::{ChatClusterSpec, HistoryEntry, Jitter, Outcome, Phase};
-use kind::platform::{Edit, Platform, small};
-use kind::{PATIENCE, Space, in_space};
-
-/// Bounded, so that it ends in CI on two processors. One of ten polls.
-const SOME: CrowdOptions =
-    CrowdOptions { users: 20, devices: 10, groups: 10, pause_ms: 1000, polls_every: 10 };
+use cluster::crowd::CrowdOptions;
+use crds::{ChatClusterSpec, Jitter, Outcome, Phase};
+use kind::platform::{Edit, NEXT_IMAGE, next_image, small, three_servers};
+use kind::roll::SOME;
+use kind::{Roll, Space, in_space};
 
 /// As many as one machine carries beside the cluster.
 const MANY: CrowdOptions =
     CrowdOptions { users: 100, devices: 10, groups: 25, pause_ms: 2500, polls_every: 20 };
 
-/// Nobody is without service for longer.
-const GAP_MAX: Duration = Duration::from_secs(5);
-
-/// No message is under way for longer, also on a machine that is busy with other things.
-const DELIVERY_MAX: Duration = Duration::from_secs(30);
-
-const NEXT_IMAGE: &str = "chatcluster/chat-node:next";
-
-fn next_image(spec: &mut ChatClusterSpec) {
-    spec.chat.image = NEXT_IMAGE.to_owned();
-}
-
 /// Kills the operator's processes. The next one takes the lease when it has run out.
 async fn kill_operator(space: &Space) {
     for pod in space.pods("app.kubernetes.io/name=chat-operator").await {
         space.kill_pod(&pod).await;
-    }
-}
-
-/// A platform, people on it, and what they have to see in the end.
-struct Roll {
-    platform: Platform,
-    crowd: Crowd,
-    since_ms: u64,
-    /// Entries of the history before anything was changed: the installation.
-    ended: usize,
-}
-
-impl Roll {
-    async fn start(
-        space: &Space,
-        scenario: &str,
-        spec: ChatClusterSpec,
-        people: CrowdOptions,
-    ) -> Roll {
-        let platform = Platform::start(space, spec).await;
-        let api = chat_client::Api::new(&platform.url().await).unwrap();
-        let crowd = Crowd::start(scenario, seed(), api, people).await;
-        crowd.until_more(20, PATIENCE).await;
-        let since_ms = crowd.now_ms();
-        let ended = platform.status().await.history.len();
-        Roll { platform, crowd, since_ms, ended }
-    }
-
-    fn note(&self, fault: &str) {
-        println!("{:>6} ms {fault}", self.crowd.now_ms() - self.since_ms);
-        self.crowd.note(Entry::Fault { fault: fault.to_owned() });
-    }
-
-    /// Waits for the end of so many rollouts, and returns the history without what was there before.
-    async fn until_ended(&self, rollouts: usize) -> Vec<HistoryEntry> {
-        let mut history = self.platform.until_ended(self.ended + rollouts).await;
-        history.truncate(history.len() - self.ended);
-        history
-    }
-
-    /// Waits for the end of so many rollouts, and checks what people saw.
-    async fn finish(self, rollouts: usize) -> Vec<HistoryEntry> {
-        let history = self.until_ended(rollouts).await;
-        self.platform.until_ready().await;
-        self.note("the end");
-        self.crowd.until_more(20, PATIENCE).await;
-        let service = self.crowd.service(self.since_ms);
-        let outcome = self.crowd.finish().await;
-        println!("{service:?}");
-        for entry in &history {
-            println!("{}", serde_json::to_string(entry).unwrap());
-        }
-        println!("{}", self.platform.events().await.join("\n"));
-        assert!(outcome.wrong.is_empty(), "{}\n{}", outcome.wrong.join("\n"), outcome.path);
-        assert!(service.gap <= GAP_MAX, "somebody was away; see {}", outcome.path);
-        assert!(service.delivery <= DELIVERY_MAX, "a message came late; see {}", outcome.path);
-        history
     }
 }
 
@@ -258,9 +183,7 @@ async fn a_blue_node_dies_in_a_drain() {
 #[ignore = "needs a cluster: `cargo xtask test --kind` runs it"]
 async fn a_nats_server_goes_in_a_drain() {
     in_space("nats", async |space: Space| {
-        let mut spec = small();
-        spec.nats.managed.as_mut().unwrap().replicas = 3;
-        let roll = Roll::start(&space, "kind-nats", spec, SOME).await;
+        let roll = Roll::start(&space, "kind-nats", three_servers(), SOME).await;
         roll.platform.edit(next_image).await;
         roll.platform.until_half_drained().await;
         roll.note("a NATS server goes");
