@@ -7,6 +7,7 @@ mod machines;
 mod operate;
 mod platform;
 mod plugin;
+mod restore;
 mod rollout;
 mod secrets;
 mod servers;
