@@ -178,8 +178,8 @@ pub struct AutoscalingSpec {
 #[derive(JsonSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicySpec {
-    /// Whether there are any. Clients then reach only the clients' port; NATS and ScyllaDB hear only the chat nodes and
-    /// each other; admin ports hear only the operator's namespace and `monitoringNamespace`.
+    /// Whether there are any. Clients then reach only the clients' port; NATS and ScyllaDB hear only the chat nodes, each
+    /// other and the operator; admin ports hear only the operator's namespace and `monitoringNamespace`.
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Namespace whose pods may read metrics.

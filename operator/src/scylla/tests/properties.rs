@@ -93,7 +93,7 @@ proptest! {
         }
         // Everything that stands in the way is mended.
         sim.noise = 0;
-        sim.template = (sim.template + 1) / 2 * 2;
+        sim.template = sim.template.div_ceil(2) * 2;
         let missing = copies - sim.racks.iter().map(|rack| rack.wanted).sum::<i32>();
         sim.racks[0].wanted += missing.max(0);
         for pod in sim.pods.values_mut() {

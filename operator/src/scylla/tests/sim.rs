@@ -58,7 +58,7 @@ pub(super) struct Sim {
     pub(super) events: Vec<Event>,
     now: Timestamp,
     next_id: u32,
-    /// A number that changes with each question, for members that do not answer.
+    /// Members whose pods' ids are multiples of it do not answer; all answer if it is 0.
     pub(super) noise: u32,
 }
 
@@ -135,7 +135,7 @@ impl Sim {
 
     fn member(&self, name: &str, pod: &SimPod) -> Member {
         let host = self.host(name).filter(|host| self.ring.contains(host));
-        let answers = pod.ready_since.is_some() && (self.noise == 0 || pod.uid % self.noise != 0);
+        let answers = pod.ready_since.is_some() && !pod.uid.is_multiple_of(self.noise);
         let view = host.filter(|_| answers).map(|host| View {
             host: host.to_string(),
             has_joined: true,
