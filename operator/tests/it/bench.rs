@@ -26,14 +26,15 @@ impl Nodes for Told {
     async fn ask(&self, peers: &[Peer], tokens: &[String]) -> BTreeMap<String, View> {
         assert!(!tokens.is_empty(), "nodes ask for the admin token");
         let actions = self.0.lock().unwrap();
-        let owner = actions.iter().find_map(|action| match action {
-            Action::Own { revision, .. } => Some(revision.clone()),
-            _ => None,
-        });
         let view = |peer: &Peer| {
             let rollout = prepared(&actions, &peer.name);
             let mode = if rollout.is_some() { NodeMode::Prepared } else { NodeMode::Serving };
-            let owner_revision = owner.clone();
+            let owner_revision = actions.iter().rev().find_map(|action| match action {
+                Action::Own { revision, .. } if peer.name.contains(revision.as_str()) => {
+                    Some(revision.clone())
+                }
+                _ => None,
+            });
             let (is_caught_up, accepts) = (true, true);
             View::Known(Node {
                 is_caught_up,

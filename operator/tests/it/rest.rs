@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::bench::Bench;
 
-const CLUSTERS: usize = 10;
+const CLUSTERS: usize = 8;
 
 #[tokio::test]
 async fn many_chatclusters_at_rest_are_not_written_to() {
