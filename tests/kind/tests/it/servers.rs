@@ -1,6 +1,6 @@
 //! NATS and database servers that start again, or come back, while people chat.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +12,6 @@ use kind::pod::is_ready;
 use kind::roll::SOME;
 use kind::{PATIENCE, Roll, Space, in_space, until};
 use kube::ResourceExt;
-use kube::api::DeleteParams;
 
 pub(crate) async fn uids(platform: &Platform, component: &str) -> BTreeSet<String> {
     platform.pods(component).await.iter().filter_map(ResourceExt::uid).collect()
@@ -137,40 +136,82 @@ async fn a_member_of_the_database_goes_and_comes_back() {
     .await;
 }
 
-/// What a person does about a member whose volume is lost: the others forget it, and another one takes its place.
+/// Ids in the ring of the members, by their pods.
+async fn hosts(platform: &Platform) -> BTreeMap<String, String> {
+    let members = platform.status().await.members.into_iter();
+    members.map(|member| (member.pod, member.host)).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a cluster: `cargo xtask test --kind` runs it"]
-async fn a_member_without_its_volume_is_replaced_by_hand() {
+async fn a_member_whose_volume_is_lost_is_replaced() {
     in_space("volume", async |space: Space| {
         let roll = Roll::start(&space, "kind-volume", racks(), SOME).await;
         let platform = roll.platform.clone();
-        let member = "chat-scylla-b-0";
-        let id = space.kubectl(&["exec", member, "--", "nodetool", "info"]).await.text;
-        let id = id.lines().find_map(|line| line.strip_prefix("ID")).expect("its id");
-        let id = id.trim_start_matches([' ', ':']).to_owned();
-        let pods = platform.pods("scylla").await;
-        let pod = pods.iter().find(|pod| pod.name_any() == member).unwrap();
-        roll.note(&format!("{member} and its volume are lost"));
-        // The claim goes when no pod uses it any more.
+        let (chat, before) = (uids(&platform, "chat").await, hosts(&platform).await);
+        assert_eq!(before.len(), 3, "{before:?}");
+        // The first one, which is everybody's seed.
+        let member = "chat-scylla-a-0";
         let claims = space.api::<PersistentVolumeClaim>();
         let claim = format!("data-{member}");
         let lost = claims.get(&claim).await.unwrap().uid();
-        claims.delete(&claim, &DeleteParams::default()).await.unwrap();
-        space.kill_pod(pod).await;
+        roll.note(&format!("{member} is said to be lost"));
+        let said = space.kubectl(&["annotate", "pod", member, "chatcluster.dev/replace="]).await;
+        assert_eq!(said.code, 0, "{}", said.text);
         until("there is another volume", async || {
             let found = claims.get_opt(&claim).await.unwrap();
             found.filter(|found| found.uid() != lost).map(drop)
         })
         .await;
         roll.crowd.until_more(20, PATIENCE).await;
-        assert!(ready(&platform.pods("scylla").await) < 3, "messages are acknowledged meanwhile");
-        let forget = ["exec", "chat-scylla-a-0", "--", "nodetool", "removenode", &id];
-        until("the others forget the member", async || {
-            (space.kubectl(&forget).await.code == 0).then_some(())
+        let after = until("another one has its place", async || {
+            let hosts = hosts(&platform).await;
+            (hosts.len() == 3 && hosts.get(member) != before.get(member)).then_some(hosts)
         })
         .await;
-        roll.note("another member joins");
+        roll.note("it has joined");
         platform.until_ready().await;
+        for other in ["chat-scylla-a-1", "chat-scylla-b-0"] {
+            assert_eq!(after.get(other), before.get(other), "{other} stays who it is");
+        }
+        assert_eq!(uids(&platform, "chat").await, chat, "no chat node was replaced");
+        roll.finish(0).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a cluster: `cargo xtask test --kind` runs it"]
+async fn a_member_joins_and_leaves_the_ring() {
+    in_space("ring", async |space: Space| {
+        let mut spec = racks();
+        spec.scylla.replication_factor = Some(2);
+        let members = |count: i32| {
+            move |spec: &mut crds::ChatClusterSpec| {
+                spec.scylla.managed.as_mut().unwrap().racks[0].members = count;
+            }
+        };
+        members(1)(&mut spec);
+        let roll = Roll::start(&space, "kind-ring", spec, SOME).await;
+        let platform = roll.platform.clone();
+        let chat = uids(&platform, "chat").await;
+        roll.note("one more member");
+        platform.edit(members(2)).await;
+        until("it has joined", async || (hosts(&platform).await.len() == 3).then_some(())).await;
+        platform.until_ready().await;
+        roll.crowd.until_more(20, PATIENCE).await;
+        roll.note("one less");
+        platform.edit(members(1)).await;
+        until("it has left", async || {
+            let status = platform.status().await;
+            (status.members.len() == 2 && status.leaving_member.is_none()).then_some(())
+        })
+        .await;
+        platform.until_ready().await;
+        let claim = space.api::<PersistentVolumeClaim>().get_opt("data-chat-scylla-a-1").await;
+        assert!(claim.unwrap().is_none(), "its volume goes with it");
+        assert_eq!(uids(&platform, "scylla").await.len(), 2);
+        assert_eq!(uids(&platform, "chat").await, chat, "no chat node was replaced");
         roll.finish(0).await;
     })
     .await;
