@@ -219,7 +219,9 @@ async fn drain(reader: &Reader, name: &str, undo: bool) -> anyhow::Result<u8> {
     let value = (!undo).then_some(now.as_str());
     reader.annotate_pod(name, crds::DRAIN_ANNOTATION, value).await?;
     let text = match undo {
-        true => format!("Pod {name} keeps the clients that it still has."),
+        true => format!(
+            "Pod {name} keeps the clients that it still has, unless another pod has taken over already."
+        ),
         false => format!(
             "Pod {name} gives its clients away, batch by batch, when no rollout is under way; then another pod takes its \
              place. kubectl chat status {owner} --watch shows it."

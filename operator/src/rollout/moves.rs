@@ -57,10 +57,16 @@ impl Step<'_> {
         let present = self.world.pods(&target).iter().filter(|pod| !pod.ending);
         let (going, staying): (Vec<&Pod>, Vec<&Pod>) =
             present.partition(|pod| run.pods.contains(&pod.name));
+        // Who takes over and has not come so far yet goes rather than a pod with clients.
+        let counts = |pod: &&&Pod| match run.phase {
+            Phase::Provisioning => pod.ready,
+            _ => pod.running,
+        };
+        let there = staying.iter().filter(counts).count();
         // Who retires has no clients any more: somebody else may take the place.
         let missing = match run.phase {
             Phase::Retiring => 0,
-            _ => usize::try_from(self.world.replicas).unwrap_or(0).saturating_sub(staying.len()),
+            _ => usize::try_from(self.world.replicas).unwrap_or(0).saturating_sub(there),
         };
         let mut free: Vec<&Pod> =
             going.iter().copied().filter(|pod| pod.leaves.is_none()).collect();

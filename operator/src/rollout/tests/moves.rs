@@ -111,6 +111,19 @@ fn a_fleet_that_grows_again_keeps_its_pods() {
 }
 
 #[test]
+fn a_pod_that_is_not_to_go_any_more_stays_while_its_successor_is_not_ready() {
+    let mut sim = Sim::steady(1000);
+    let before = names(&sim);
+    pod(&mut sim, &before[0]).cordoned = true;
+    sim.pass(false);
+    assert_eq!(pods(&sim).len(), 3, "a successor starts");
+    pod(&mut sim, &before[0]).cordoned = false;
+    let rests = |sim: &Sim| sim.status.phase == Phase::Steady && pods(sim).len() == 2;
+    assert!(sim.run_until(rests, 100));
+    assert_eq!((names(&sim), sim.granted), (before, 0), "the successor goes, which has no clients");
+}
+
+#[test]
 fn commands_pause_it_and_cannot_abort_what_is_still_wanted() {
     let mut sim = Sim::steady(1000);
     sim.replicas = 1;
