@@ -112,8 +112,8 @@ async fn a_wrong_spec_is_refused_with_a_sentence() {
             ("Keep every rack", &|spec| {
                 spec.scylla.managed.as_mut().unwrap().racks[0].name = "b".to_owned();
             }),
-            ("Keep the storage", &|spec| {
-                spec.nats.managed.as_mut().unwrap().storage.size = "2Gi".to_owned();
+            ("Keep the storage at least as large", &|spec| {
+                spec.nats.managed.as_mut().unwrap().storage.size = "500Mi".to_owned();
             }),
             ("Set rollout.drain.jitter.minMs", &|spec| spec.rollout.drain.jitter.min_ms = 9000),
         ];
