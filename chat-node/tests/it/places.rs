@@ -40,6 +40,8 @@ async fn nodes(platform: &Platform, roles: impl Fn(u8) -> &'static str) -> Vec<N
             format!("--advertise-host-template=127.0.0.{{node}}:{port}"),
         ]);
         let mut node = platform.stopped_with(&flags);
+        node.expect("cannot");
+        node.expect("could not");
         node.restart().await;
         nodes.push(node);
     }
@@ -124,12 +126,7 @@ async fn connected_to(nodes: &[&NodeProcess]) -> Vec<usize> {
 async fn clients_are_spread_over_nodes_and_go_elsewhere_when_their_node_does() {
     let platform = Platform::new().await;
     let nodes = nodes(&platform, |_| "api,gateway,partitions").await;
-    let [mut one, mut two, mut three]: [NodeProcess; NODES as usize] =
-        nodes.try_into().ok().unwrap();
-    for node in [&mut one, &mut two, &mut three] {
-        node.expect("cannot");
-        node.expect("could not");
-    }
+    let [one, mut two, mut three]: [NodeProcess; NODES as usize] = nodes.try_into().ok().unwrap();
     let ann = Person::new(&one, "ann").await;
     let group = ann.group(&one, &[]).await;
     let mut devices = Vec::new();
@@ -165,15 +162,11 @@ async fn a_browser_goes_to_the_node_that_is_picked_and_elsewhere_when_that_dies(
         return;
     }
     let platform = Platform::new().await;
-    let mut nodes = nodes(&platform, |number| match number {
+    let nodes = nodes(&platform, |number| match number {
         FIRST => "api,partitions",
         _ => "api,gateway,partitions",
     })
     .await;
-    for node in &mut nodes {
-        node.expect("cannot");
-        node.expect("could not");
-    }
     let places: Vec<String> =
         nodes[1..].iter().map(|node| format!("{}={}", node.address(), node.id())).collect();
     let web = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/web");

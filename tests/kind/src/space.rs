@@ -68,7 +68,7 @@ impl Space {
     async fn remove(&self) {
         let nodes: Api<Node> = Api::all(self.client.clone());
         for node in nodes.list(&ListParams::default()).await.expect("the nodes") {
-            nodes.uncordon(&node.name_any()).await.expect("the node takes pods again");
+            self.uncordon(&node.name_any()).await;
         }
         // A ChatCluster is let go of by its operator.
         platform::remove_all(self).await;

@@ -43,6 +43,12 @@ async fn drain(roll: &Roll, machine: &str) {
     roll.note(&format!("{machine} is empty"));
 }
 
+/// Checks that clients moved before their pods ended.
+async fn check_moved(platform: &Platform) {
+    let moved = moved(platform).await;
+    assert!(moved.iter().sum::<usize>() > 0, "clients moved before pods went: {moved:?}");
+}
+
 /// How many clients moved away from pods before these ended, by each event that tells it.
 async fn moved(platform: &Platform) -> Vec<usize> {
     let events = platform.events().await;
@@ -63,8 +69,7 @@ async fn a_machine_is_drained_at_rest() {
         drain(&roll, &emptied).await;
         let platform = roll.platform.clone();
         roll.finish(0).await;
-        let moved = moved(&platform).await;
-        assert!(moved.iter().sum::<usize>() > 0, "clients moved before the pod went: {moved:?}");
+        check_moved(&platform).await;
         assert_eq!(platform.chat_pods(true).await.len(), 2, "another pod took its place");
     })
     .await;
@@ -132,8 +137,7 @@ async fn a_smaller_fleet_moves_its_clients_first() {
         .await;
         let platform = roll.platform.clone();
         roll.finish(0).await;
-        let moved = moved(&platform).await;
-        assert!(moved.iter().sum::<usize>() > 0, "clients moved before pods went: {moved:?}");
+        check_moved(&platform).await;
     })
     .await;
 }
@@ -163,8 +167,7 @@ async fn an_autoscaler_makes_the_fleet_larger_and_smaller() {
             platform.until_ready().await;
         }
         roll.finish(0).await;
-        let moved = moved(&platform).await;
-        assert!(moved.iter().sum::<usize>() > 0, "clients moved before pods went: {moved:?}");
+        check_moved(&platform).await;
         platform.edit(|spec| spec.autoscaling = None).await;
         let scalers = space.api::<HorizontalPodAutoscaler>();
         until("the autoscaler is gone", async || {

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
-const PEOPLE: CrowdOptions =
+pub(crate) const PEOPLE: CrowdOptions =
     CrowdOptions { users: 8, devices: 2, groups: 4, pause_ms: 200, polls_every: 8 };
 
 async fn crowd(platform: &Platform, scenario: &str) -> Crowd {

@@ -5,9 +5,11 @@ use std::process::Command;
 use chat_client::Api;
 use chat_protocol::api::SignUp;
 use chat_protocol::frame::Outcome;
-use cluster::crowd::{Crowd, CrowdOptions, seed};
+use cluster::crowd::{Crowd, seed};
 use kind::platform::{Platform, small};
 use kind::{PATIENCE, Space, in_space, until};
+
+use crate::operate::PEOPLE;
 
 const DOCUMENT: &str = include_str!("../../../../docs/kubernetes.md");
 
@@ -45,9 +47,7 @@ async fn a_platform_is_restored_as_documented() {
         let ann = api.sign_up(&ann).await.unwrap();
         let before = api.sync(&ann.access_token, None, 0).await.unwrap();
 
-        let people =
-            CrowdOptions { users: 8, devices: 2, groups: 4, pause_ms: 200, polls_every: 8 };
-        let crowd = Crowd::start("kind-restore", seed(), api.clone(), people).await;
+        let crowd = Crowd::start("kind-restore", seed(), api.clone(), PEOPLE).await;
         crowd.until_more(100, PATIENCE).await;
         let said = shell(&space, code("restore")).await;
         println!("{said}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crds::Rack;
+use crds::{ChatClusterSpec, Rack};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kind::platform::{Platform, small, three_servers};
 use kind::pod::is_ready;
@@ -62,23 +62,29 @@ pub(crate) async fn until_replaced(
     platform.until_ready().await;
 }
 
+/// An edit that makes all three servers of a component start again.
+async fn restart(roll: &Roll, component: &'static str, edit: impl Fn(&mut ChatClusterSpec)) {
+    let platform = &roll.platform;
+    let (chat, servers) = (uids(platform, "chat").await, uids(platform, component).await);
+    let least = Least::watch(platform, component);
+    roll.note(&format!("other resources for {component}"));
+    platform.edit(edit).await;
+    until_replaced(platform, component, &servers).await;
+    assert_eq!(least.end(), 2, "one server at a time");
+    assert_eq!(uids(platform, "chat").await, chat, "no chat node was replaced");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a cluster: `cargo xtask test --kind` runs it"]
 async fn nats_servers_start_again_one_by_one() {
     in_space("restart", async |space: Space| {
         let roll = Roll::start(&space, "kind-restart", three_servers(), SOME).await;
         let platform = roll.platform.clone();
-        let (chat, nats) = (uids(&platform, "chat").await, uids(&platform, "nats").await);
-        let least = Least::watch(&platform, "nats");
-        roll.note("other resources for NATS");
-        let more = |spec: &mut crds::ChatClusterSpec| {
+        let more = |spec: &mut ChatClusterSpec| {
             let resources = &mut spec.nats.managed.as_mut().unwrap().resources;
             resources.requests.insert("memory".to_owned(), "96Mi".to_owned());
         };
-        platform.edit(more).await;
-        until_replaced(&platform, "nats", &nats).await;
-        assert_eq!(least.end(), 2, "one server at a time");
-        assert_eq!(uids(&platform, "chat").await, chat, "no chat node was replaced");
+        restart(&roll, "nats", more).await;
         roll.finish(0).await;
         let events = platform.events().await;
         let restarted: Vec<_> =
@@ -90,7 +96,7 @@ async fn nats_servers_start_again_one_by_one() {
 }
 
 /// Two racks, three members, three copies.
-fn racks() -> crds::ChatClusterSpec {
+fn racks() -> ChatClusterSpec {
     let mut spec = small();
     let managed = spec.scylla.managed.as_mut().unwrap();
     managed.racks = [("a", 2), ("b", 1)]
@@ -187,7 +193,7 @@ async fn a_member_joins_and_leaves_the_ring() {
         let mut spec = racks();
         spec.scylla.replication_factor = Some(2);
         let members = |count: i32| {
-            move |spec: &mut crds::ChatClusterSpec| {
+            move |spec: &mut ChatClusterSpec| {
                 spec.scylla.managed.as_mut().unwrap().racks[0].members = count;
             }
         };
@@ -222,18 +228,11 @@ async fn a_member_joins_and_leaves_the_ring() {
 async fn members_of_the_database_start_again_one_by_one() {
     in_space("members", async |space: Space| {
         let roll = Roll::start(&space, "kind-members", racks(), SOME).await;
-        let platform = roll.platform.clone();
-        let (chat, members) = (uids(&platform, "chat").await, uids(&platform, "scylla").await);
-        let least = Least::watch(&platform, "scylla");
-        roll.note("other resources for the database");
-        let more = |spec: &mut crds::ChatClusterSpec| {
+        let more = |spec: &mut ChatClusterSpec| {
             let resources = &mut spec.scylla.managed.as_mut().unwrap().resources;
             resources.requests.insert("memory".to_owned(), "600Mi".to_owned());
         };
-        platform.edit(more).await;
-        until_replaced(&platform, "scylla", &members).await;
-        assert_eq!(least.end(), 2, "one member at a time");
-        assert_eq!(uids(&platform, "chat").await, chat, "no chat node was replaced");
+        restart(&roll, "scylla", more).await;
         roll.finish(0).await;
     })
     .await;
